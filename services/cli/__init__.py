@@ -1,0 +1,4 @@
+"""The triptych command.
+
+__main__.py  the commands and their options
+"""

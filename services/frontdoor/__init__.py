@@ -1,0 +1,16 @@
+"""Shell: the gRPC and HTTP edge, with the router flow in the same process.
+
+config.py            addresses and limits
+tokenizer.py         chat template, tokenize, detokenize
+convert.py           messages of the wire to requests and back
+stream.py            one request's outputs in order, each token once
+client_stream.py     one running request between performer and handler
+performer.py         hosts the request flow and performs its actions
+subscriptions.py     token streams from workers, and calls to them, through Ray
+interceptor.py       errors to statuses
+servicer.py          InferenceService
+cluster_servicer.py  ClusterService
+health_http.py       /health /livez /readyz /version
+server.py            both servers on ports that replicas share
+app.py               one front door replica, put together
+"""

@@ -1,0 +1,11 @@
+"""One scheduler for prefill chunks, decode rows and verify rows.
+
+config.py        token budget, order, limits
+waiting.py       the queue and its orders
+token_budget.py  how many tokens a step may take
+preemption.py    whom to evict when blocks run out
+mixed.py         the scheduler
+lookahead.py     how many tokens to speculate
+proposers/       sources of speculative tokens
+host.py          WorkerCore: any set of stages over one KV pool
+"""
