@@ -1,0 +1,85 @@
+"""The one YAML as models: everything that `triptych up` starts is described here."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from services.controller.config import ControllerConfig
+from services.core.config import ModelConfig, Strict, TestingConfig
+from services.decode.config import DecodeConfig
+from services.frontdoor.config import FrontDoorConfig
+from services.kvcache.config import CacheConfig, TransferConfig
+from services.prefill.config import PrefillConfig
+from services.router.config import RouterConfig
+from services.scheduling.config import SchedulerConfig
+from services.worker.config import WorkerConfig
+
+
+class IdentityConfig(Strict):
+    """Which cluster this is."""
+
+    name: str = Field(
+        "triptych", pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="Name of the cluster, for `status` and `down`."
+    )
+
+
+class PoolConfig(Strict):
+    """The workers of one role."""
+
+    replicas: int = Field(1, ge=1, le=64, description="Worker processes.")
+    tp: int = Field(1, description="Tensor-parallel ranks of one worker.")
+    threads: int = Field(1, ge=1, description="CPU threads of one worker's torch.")
+
+    @field_validator("tp")
+    @classmethod
+    def _one_rank(cls, tp: int) -> int:
+        if tp != 1:
+            raise ValueError("this version runs a worker on one rank; write 1")
+        return tp
+
+
+class PoolsConfig(Strict):
+    """How many workers each role has."""
+
+    prefill: PoolConfig = PoolConfig()
+    decode: PoolConfig = PoolConfig()
+
+
+class RecordConfig(Strict):
+    """Decision logs (protocol section 7)."""
+
+    folder: str | None = Field(None, description="Folder for decision logs, one file a process; null: off.")
+
+
+class ClusterConfig(Strict):
+    """A whole cluster, complete."""
+
+    cluster: IdentityConfig = IdentityConfig()
+    state_folder: str = Field("~/.triptych", description="Where state files and converted models are kept.")
+    model: ModelConfig = ModelConfig()
+    pools: PoolsConfig = PoolsConfig()
+    cache: CacheConfig = CacheConfig()
+    transfer: TransferConfig = TransferConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    prefill: PrefillConfig = PrefillConfig()
+    decode: DecodeConfig = DecodeConfig()
+    router: RouterConfig = RouterConfig()
+    controller: ControllerConfig = ControllerConfig()
+    worker: WorkerConfig = WorkerConfig()
+    frontdoor: FrontDoorConfig = FrontDoorConfig()
+    record: RecordConfig = RecordConfig()
+    testing: TestingConfig = TestingConfig()
+
+    @field_validator("testing")
+    @classmethod
+    def _hooks_are_switched_on(cls, testing: TestingConfig) -> TestingConfig:
+        if not testing.enabled and (testing.fault is not None or testing.logits_digests):
+            raise ValueError("test hooks are refused; set testing.enabled to true or remove them")
+        return testing
+
+    @field_validator("frontdoor")
+    @classmethod
+    def _two_ports(cls, frontdoor: FrontDoorConfig) -> FrontDoorConfig:
+        if frontdoor.grpc_port == frontdoor.http_port != 0:
+            raise ValueError("grpc_port and http_port are equal; choose two ports")
+        return frontdoor

@@ -1,0 +1,468 @@
+"""The inner protocol: every event a state machine may be told and every action it may ask for.
+
+Events carry a `source`: the name of the process or part that saw them. What comes from another worker carries that
+worker's incarnation and a sequence number. Times in events and actions are durations or this process's `now`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from services.core.batch import ScheduledBatch, StepOutput
+from services.core.request import Discipline, FinishReason, Request, WorkerRef
+from services.core.timeline import Mark
+
+# --- values that events and actions share -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LinkKey:
+    """One 2-rank process group: who sends, who receives, and which rebuild of the pair this is."""
+
+    sender: WorkerRef
+    receiver: WorkerRef
+    epoch: int
+
+    @property
+    def name(self) -> str:
+        """Store prefix of the group; never reused."""
+        ends = f"{self.sender.worker_id}.{self.sender.incarnation:x}/{self.receiver.worker_id}"
+        return f"{ends}.{self.receiver.incarnation:x}/{self.epoch}"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """New tokens of one request, or its end.
+
+    Attributes:
+        index: output index of the first id in `token_ids` (prefill emits 0, decode goes on from 1).
+        finish: set on the last output.
+        reason: machine-readable label when `finish` is ERROR, DEADLINE or CANCELLED.
+        message: for people, when `finish` is ERROR.
+        cached_tokens: prompt tokens found in the prefix cache; sent with index 0.
+        marks: timeline marks of this worker since its last output.
+    """
+
+    request_id: str
+    attempt: int
+    index: int
+    token_ids: tuple[int, ...]
+    finish: FinishReason | None = None
+    reason: str = ""
+    message: str = ""
+    cached_tokens: int = 0
+    marks: tuple[Mark, ...] = ()
+    logits_digests: tuple[str, ...] = ()
+
+
+# --- peer messages: what two workers say about one transfer (protocol section 4) ----------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Sender: I have, or will have, the KV of `num_tokens` tokens; please grant blocks.
+
+    `first_token` is known in a late offer and None in an early one.
+    """
+
+    transfer_id: str
+    attempt: int
+    request: Request
+    num_tokens: int
+    discipline: Discipline
+    first_token: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Receiver: blocks are reserved; send on this link. The first `skip_blocks` blocks I have already."""
+
+    transfer_id: str
+    attempt: int
+    link: LinkKey
+    store_address: str
+    skip_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Sender, early grants only: part `part` (`num_blocks` blocks from `first_block`) is being sent.
+
+    The last part carries the first output token.
+    """
+
+    transfer_id: str
+    attempt: int
+    part: int
+    first_block: int
+    num_blocks: int
+    first_token: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """Either side: these (transfer id, attempt) pairs are alive; extend their leases."""
+
+    transfers: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Receiver: every part arrived and was checked; the request is mine now."""
+
+    transfer_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Sender: the commit was seen and my blocks are unpinned."""
+
+    transfer_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Either side: this attempt is over, for this reason."""
+
+    transfer_id: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Sender: the request ended before there was anything to hand off; give the reservation back."""
+
+    transfer_id: str
+    attempt: int
+
+
+PeerBody = Offer | Grant | Ready | Renew | Commit | Ack | Abort | Release
+
+# --- events -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """A request arrived; `deadline_ns` is the client's deadline on this process's clock."""
+
+    source: str
+    request: Request
+    deadline_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Stop a request and release everything it holds."""
+
+    source: str
+    request_id: str
+    finish: FinishReason
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed; leases, deadlines and heartbeats are looked at."""
+
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """The runner finished a step."""
+
+    source: str
+    output: StepOutput
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMessage:
+    """A message of another worker about a transfer."""
+
+    source: WorkerRef
+    sequence: int
+    body: PeerBody
+
+
+@dataclass(frozen=True, slots=True)
+class SendDone:
+    """A posted send ended; `error` is "" on success."""
+
+    source: str
+    link: LinkKey
+    transfer_id: str
+    attempt: int
+    part: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveDone:
+    """A posted receive ended; `error` is "" when the data were checked and written to the reserved blocks."""
+
+    source: str
+    link: LinkKey
+    transfer_id: str
+    attempt: int
+    part: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """A process group was made."""
+
+    source: str
+    link: LinkKey
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLost:
+    """A process group broke or was condemned; no posted operation of it is pending any more."""
+
+    source: str
+    link: LinkKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """What a worker says of itself (protocol section 5); folded into the `ClusterView`.
+
+    Attributes:
+        source: the worker.
+        pid: operating-system process id.
+        pool: launch pool it was started for.
+        roles: stages it hosts now.
+        sequence: of this report.
+        kv_blocks_used: blocks with a reference count above zero.
+        kv_blocks_cached: unreferenced blocks that hold a findable prefix.
+        queued_prefill_tokens: prompt tokens not yet computed.
+        running_decodes: requests that get one token a step.
+        context_tokens: tokens whose KV those requests hold.
+        dispatch_sequence: number of dispatches of the addressed front door seen so far.
+        store_address: host:port of this worker's TCPStore.
+        leases, transfers, tasks: live counts, for leak checks.
+    """
+
+    source: WorkerRef
+    pid: int
+    pool: str
+    roles: tuple[str, ...]
+    draining: bool
+    sequence: int
+    kv_blocks_total: int
+    kv_blocks_used: int
+    kv_blocks_cached: int
+    queued_prefill_tokens: int
+    running_decodes: int
+    context_tokens: int
+    dispatch_sequence: int
+    store_address: str
+    leases: int
+    transfers: int
+    tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A worker process is gone: its actor died or its reports stopped."""
+
+    source: str
+    worker: WorkerRef
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Tokens from a worker, as they reach a front door."""
+
+    source: WorkerRef
+    outputs: tuple[RequestOutput, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FrontDoorLost:
+    """A front door's subscription lease ran out; its requests have nobody to read them."""
+
+    source: str
+    front_door: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Take no new request; finish what runs."""
+
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """A launched worker answered, or an earlier one was adopted by name."""
+
+    source: str
+    worker: WorkerRef
+    pool: str
+
+
+Event = (
+    Submit
+    | Cancel
+    | Tick
+    | StepDone
+    | PeerMessage
+    | SendDone
+    | ReceiveDone
+    | LinkUp
+    | LinkLost
+    | WorkerReport
+    | WorkerLost
+    | Outputs
+    | FrontDoorLost
+    | Drain
+    | WorkerStarted
+)
+
+# --- actions ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """Compute a batch; answered by StepDone."""
+
+    batch: ScheduledBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Give outputs to `destination`: a front door (from a worker) or a client stream (from the request flow)."""
+
+    destination: str
+    outputs: tuple[RequestOutput, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendPeer:
+    """Send a control message to another worker by actor call; a failure comes back as WorkerLost."""
+
+    to: WorkerRef
+    body: PeerBody
+
+
+class LinkRole(StrEnum):
+    """Which end of a link this worker is."""
+
+    SENDER = "sender"
+    RECEIVER = "receiver"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLink:
+    """Make the process group; answered by LinkUp or LinkLost. Posts may follow without waiting."""
+
+    link: LinkKey
+    role: LinkRole
+    store_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class CloseLink:
+    """Condemn the group; pending posts end with an error, then LinkLost."""
+
+    link: LinkKey
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PostSend:
+    """Send these blocks of the pool, in order; answered by SendDone.
+
+    Attributes:
+        part: number of this part of the transfer; each (transfer, attempt, part) is sent once.
+        blocks: local block ids.
+        timeout_ns: from the moment the link turns to it.
+    """
+
+    link: LinkKey
+    transfer_id: str
+    attempt: int
+    part: int
+    blocks: tuple[int, ...]
+    timeout_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PostReceive:
+    """Receive into these blocks of the pool, in order; answered by ReceiveDone."""
+
+    link: LinkKey
+    transfer_id: str
+    attempt: int
+    part: int
+    blocks: tuple[int, ...]
+    timeout_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Give a request to a worker; a failure comes back as WorkerLost."""
+
+    to: WorkerRef
+    request: Request
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRemote:
+    """Tell a worker that a request is over."""
+
+    to: WorkerRef
+    request_id: str
+    finish: FinishReason
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """End a client's request with an error from the tree in `errors.py` (by class name)."""
+
+    request_id: str
+    error: str
+    reason: str
+    message: str
+    retry_after_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Start a worker of a pool; answered by WorkerStarted or WorkerLost."""
+
+    worker_id: str
+    pool: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End a worker process."""
+
+    worker: WorkerRef
+    reason: str
+
+
+Action = (
+    RunStep
+    | Emit
+    | SendPeer
+    | OpenLink
+    | CloseLink
+    | PostSend
+    | PostReceive
+    | Dispatch
+    | CancelRemote
+    | Reject
+    | Launch
+    | Stop
+)

@@ -1,0 +1,87 @@
+"""Configuration that every component shares, and the one way from YAML data to frozen models."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from services.core.errors import ConfigError
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Strict(BaseModel):
+    """Base of every configuration model: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Strict):
+    """Which model is served, and how precisely."""
+
+    path: str = Field(
+        DEFAULT_MODEL,
+        description=f"Hugging Face folder with safetensors, a .gguf file, or {DEFAULT_MODEL!r} (the bundled default).",
+    )
+    name: str | None = Field(None, description="Name that clients use; default: last part of the path.")
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float16", description="Weights and arithmetic (architecture section 7). float32 is batch-invariant."
+    )
+    max_model_len_tokens: int | None = Field(
+        None, ge=16, description="Longest prompt plus output; default: the model's own context window."
+    )
+
+    @property
+    def served_name(self) -> str:
+        """The name that clients use."""
+        return self.name or self.path.rstrip("/").split("/")[-1].removesuffix(".gguf")
+
+
+class TestingConfig(Strict):
+    """Hooks for tests. Everything here is refused unless `enabled`."""
+
+    enabled: bool = Field(False, description="Allow fault injection and logits digests.")
+    logits_digests: bool = Field(False, description="Record SHA-256 of each sampled row's float32 logits.")
+    fault: str | None = Field(
+        None, description="`<point>:<fault>[@<worker id>]`, e.g. `token=5:kill@decode-0` (protocol section 10)."
+    )
+
+
+def parse(cls: type[ModelT], data: Mapping[str, Any], path: str = "") -> ModelT:
+    """Validate plain data into a model.
+
+    Raises:
+        ConfigError: the first bad key, with its dotted path, the value found and what to write instead.
+    """
+    try:
+        return cls.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in (path, *first["loc"]) if part != "")
+        raise ConfigError(where, first.get("input"), _fix(cls, first)) from error
+
+
+def _fix(cls: type[BaseModel], error: Any) -> str:
+    """What to write instead, as a sentence."""
+    if error["type"] != "extra_forbidden":
+        return str(error["msg"]).removeprefix("Value error, ")
+    known = _fields_at(cls, error["loc"][:-1])
+    close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"unknown key; {hint}remove it or use one of: {', '.join(known)}" if known else "unknown key; remove it"
+
+
+def _fields_at(cls: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Names of the keys that are allowed at `loc`, [] when it is not a model."""
+    current: Any = cls
+    for part in loc:
+        fields = getattr(current, "model_fields", {})
+        if part not in fields:
+            return []
+        current = fields[part].annotation
+    return sorted(getattr(current, "model_fields", {}))

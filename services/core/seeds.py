@@ -1,0 +1,33 @@
+"""Named random streams derived from one root seed, and the few identifiers that must be unguessable."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import secrets
+
+
+def derive_seed(root: int, name: str) -> int:
+    """A 63-bit seed for the stream `name`, the same in every process and under every PYTHONHASHSEED."""
+    digest = hashlib.blake2b(f"{root}/{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def stream(root: int, name: str) -> random.Random:
+    """An independent generator for `name`."""
+    return random.Random(derive_seed(root, name))
+
+
+def new_incarnation() -> int:
+    """A random 63-bit number that tells this process from every earlier one of the same name; never 0."""
+    return secrets.randbits(63) | 1
+
+
+def new_request_id() -> str:
+    """A fresh request id: 128 random bits in hex, prefixed for readers of logs."""
+    return f"req-{secrets.token_hex(16)}"
+
+
+def new_seed() -> int:
+    """A random 63-bit sampling seed for a request that names none."""
+    return secrets.randbits(63)

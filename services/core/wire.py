@@ -1,0 +1,49 @@
+"""What crosses process borders by actor call, and the names under which actors are found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.core.actions import RequestOutput, WorkerReport
+from services.core.request import WorkerRef
+
+NAMESPACE = "triptych"
+"""Ray namespace of every actor of ours."""
+
+
+def actor_name(cluster_id: str, worker_id: str) -> str:
+    """Name of a worker's detached actor."""
+    return f"{cluster_id}/{worker_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What the controller tells front doors and the CLI about one live worker."""
+
+    worker: WorkerRef
+    pool: str
+    roles: tuple[str, ...]
+    pid: int
+    store_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamItem:
+    """One item of a subscription: everything a worker has to say to one front door at one moment.
+
+    Attributes:
+        subscription: id of this opening of the stream.
+        sequence: counts items of the front door's subscription from 1 across re-openings.
+        sent_ns: the worker's monotonic clock when the item was made; marks in `outputs` are ages against it.
+        pid: the worker's process id.
+        report: state of the worker, when there is news or the report period passed.
+        outputs: new tokens and ends of this front door's requests.
+    """
+
+    subscription: str
+    sequence: int
+    sent_ns: int
+    worker: WorkerRef
+    pid: int
+    report: WorkerReport | None
+    outputs: tuple[RequestOutput, ...]

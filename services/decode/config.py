@@ -1,0 +1,18 @@
+"""Choices of the decode stage."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.core.config import Strict
+
+
+class DecodeConfig(Strict):
+    """When offered requests are accepted (DistServe's pull rule)."""
+
+    max_waiting_block_share: float = Field(
+        0.05,
+        gt=0.0,
+        le=1.0,
+        description="Grants stop while requests that wait for their first step hold this share of blocks.",
+    )

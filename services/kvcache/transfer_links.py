@@ -1,0 +1,67 @@
+"""Which process groups exist or should: epochs of the pairs we receive on, and the links we send on."""
+
+from __future__ import annotations
+
+from services.core.actions import CloseLink, LinkKey, LinkRole, OpenLink
+from services.core.request import WorkerRef
+from services.kvcache.transfer_entry import Outbox
+
+
+class LinkBook:
+    """Opens links on first use and never uses a condemned one again.
+
+    The receiver numbers the epochs of a pair, so both ends agree on which rebuild they mean.
+    """
+
+    def __init__(self, me: WorkerRef, store_address: str, out: Outbox) -> None:
+        self._me = me
+        self.store_address = store_address
+        self._out = out
+        self._epochs: dict[WorkerRef, int] = {}
+        self._open: dict[LinkKey, LinkRole] = {}
+
+    def to_receive(self, sender: WorkerRef) -> LinkKey:
+        """The current link from `sender`, opened when it is new."""
+        link = LinkKey(sender, self._me, self._epochs.setdefault(sender, 1))
+        self._ensure(link, LinkRole.RECEIVER, self.store_address)
+        return link
+
+    def to_send(self, link: LinkKey, store_address: str) -> None:
+        """Open the link that a grant names; older epochs of the same pair are closed."""
+        for old in [known for known in self._open if known.receiver == link.receiver and known.epoch < link.epoch]:
+            self.condemn(old, "superseded")
+        self._ensure(link, LinkRole.SENDER, store_address)
+
+    def condemn(self, link: LinkKey, reason: str) -> None:
+        """Close a link; the next grant of the pair uses the next epoch."""
+        if self._open.pop(link, None) is not None:
+            self._out.actions.append(CloseLink(link, reason))
+        self._bump(link)
+
+    def lost(self, link: LinkKey) -> None:
+        """The shell reported a link gone."""
+        self._open.pop(link, None)
+        self._bump(link)
+
+    def peer_lost(self, peer: WorkerRef) -> None:
+        """Close every link with a dead process and forget its epochs."""
+        for link in [known for known in self._open if peer in (known.sender, known.receiver)]:
+            del self._open[link]
+            self._out.actions.append(CloseLink(link, "peer_lost"))
+        self._epochs.pop(peer, None)
+
+    def _ensure(self, link: LinkKey, role: LinkRole, store_address: str) -> None:
+        if link not in self._open:
+            self._open[link] = role
+            self._out.actions.append(OpenLink(link, role, store_address))
+
+    def _bump(self, link: LinkKey) -> None:
+        if link.receiver == self._me and self._epochs.get(link.sender) == link.epoch:
+            self._epochs[link.sender] = link.epoch + 1
+
+    def state(self) -> object:
+        """Epochs and open links."""
+        return {
+            "epochs": [[ref.worker_id, ref.incarnation, epoch] for ref, epoch in self._epochs.items()],
+            "open": [[link.name, role] for link, role in self._open.items()],
+        }

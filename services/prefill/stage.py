@@ -1,0 +1,144 @@
+"""The prefill stage: takes prompts, emits first tokens, offers the KV to the decode worker."""
+
+from __future__ import annotations
+
+from services.core.actions import Action, Emit, RequestOutput, Submit
+from services.core.request import Discipline, FinishReason, Request
+from services.core.timeline import MarkKind
+from services.kvcache.transfer import Transfers
+from services.kvcache.transfer_entry import HandedOff, HandoffFailed
+from services.kvcache.transfer_sender import transfer_id_of
+from services.prefill.config import PrefillConfig
+from services.prefill.handoff import HandoffQueue
+from services.scheduling.host import PREFILL, StageEvent, refuse
+from services.scheduling.mixed import Admitted, Advanced, MixedScheduler
+from services.scheduling.waiting import RequestState
+
+
+class PrefillStage:
+    """Prompts of one worker. A request without `handoff_to` is decoded here too (colocated)."""
+
+    def __init__(self, config: PrefillConfig, scheduler: MixedScheduler, transfers: Transfers, block_size: int) -> None:
+        self._config = config
+        self._scheduler = scheduler
+        self._transfers = transfers
+        self._block_size = block_size
+        self._handoffs = HandoffQueue()
+
+    def handle(self, now: int, event: StageEvent) -> list[Action]:
+        """A new prompt, blocks for one, progress of one, or the end of a hand-off."""
+        match event:
+            case Submit():
+                return self._submit(now, event)
+            case Admitted(state=state):
+                state.mark(MarkKind.PREFILL_START, now)
+                return self._offer_early(now, state)
+            case Advanced(state=state, token=None):
+                return self._push_early(now, state)
+            case Advanced(state=state, token=int(token)):
+                return self._sampled(now, state, token)
+            case HandedOff():
+                self._handoffs.pop(event.request_id)
+                return []
+            case HandoffFailed():
+                return self._failed(now, event)
+        raise AssertionError(f"not for the prefill stage: {event}")
+
+    def pump(self, now: int) -> list[Action]:
+        """Prompts are admitted by the scheduler alone."""
+        return []
+
+    def drop(self, request_id: str) -> Request | None:
+        """Forget a hand-off; its transfer was cancelled."""
+        return self._handoffs.pop(request_id)
+
+    def held(self) -> list[Request]:
+        """Requests that are being handed off."""
+        return self._handoffs.requests()
+
+    def state(self) -> object:
+        """Ids of the requests that are being handed off."""
+        return {"handoffs": [request.request_id for request in self._handoffs.requests()]}
+
+    def _submit(self, now: int, event: Submit) -> list[Action]:
+        request = event.request
+        if self._scheduler.num_waiting >= self._config.max_waiting_requests:
+            return [refuse(request, "OVERLOADED", f"{self._scheduler.num_waiting} requests wait on this worker")]
+        state = RequestState(request, PREFILL, list(request.prompt), now, event.deadline_ns)
+        state.mark(MarkKind.QUEUED, now)
+        self._scheduler.add(state)
+        return []
+
+    def _offer_early(self, now: int, state: RequestState) -> list[Action]:
+        """Early grants are asked for as soon as the prompt has its blocks here."""
+        request = state.request
+        if request.handoff_to is None or request.discipline is not Discipline.EARLY or state.num_outputs:
+            return []
+        state.pinned = True
+        return self._transfers.offer(
+            now, request, state.blocks, len(request.prompt), request.handoff_to, Discipline.EARLY, None
+        ) + self._push_early(now, state)
+
+    def _push_early(self, now: int, state: RequestState) -> list[Action]:
+        """Send the blocks that a chunk filled while the next chunk is computed."""
+        if not state.pinned:
+            return []
+        full = state.num_computed // self._block_size
+        return self._transfers.ready(now, transfer_id_of(state.request), full, None) if full else []
+
+    def _sampled(self, now: int, state: RequestState, token: int) -> list[Action]:
+        request, index = state.request, state.num_outputs - 1
+        if index == 0:
+            state.mark(MarkKind.PREFILL_END, now)
+        finish = request.sampling.finish_reason(token, state.num_outputs)
+        moves = finish is None and request.handoff_to is not None
+        if finish is not None:
+            state.mark(MarkKind.FINISHED, now)
+        actions: list[Action] = [self._emit(state, index, token, finish)]
+        if moves:
+            actions += self._hand_off(now, state, token)
+        elif finish is not None:
+            if state.pinned:
+                actions += self._transfers.release(now, transfer_id_of(request))
+            self._scheduler.remove(state)
+        return actions
+
+    def _hand_off(self, now: int, state: RequestState, token: int) -> list[Action]:
+        """The transfer holds its own references on the blocks, so the scheduler's may go."""
+        request = state.request
+        assert request.handoff_to is not None
+        self._handoffs.add(request)
+        if state.pinned:
+            actions = self._transfers.ready(now, transfer_id_of(request), len(state.blocks), token)
+        else:
+            actions = self._transfers.offer(
+                now, request, state.blocks, len(request.prompt), request.handoff_to, Discipline.LATE, token
+            )
+        self._scheduler.remove(state)
+        return actions
+
+    def _emit(self, state: RequestState, index: int, token: int, finish: FinishReason | None) -> Emit:
+        digests, state.digests = tuple(state.digests), []
+        cached = state.cached_tokens if index == 0 else 0
+        output = RequestOutput(
+            state.request.request_id,
+            state.request.attempt,
+            index,
+            (token,),
+            finish=finish,
+            cached_tokens=cached,
+            marks=state.take_marks(),
+            logits_digests=digests,
+        )
+        return Emit(state.request.front_door, (output,))
+
+    def _failed(self, now: int, event: HandoffFailed) -> list[Action]:
+        """No attempt is left. An early transfer may fail while the prompt is still being computed."""
+        request = self._handoffs.pop(event.request_id)
+        state = self._scheduler.get(event.request_id)
+        if state is not None:
+            request = state.request
+            self._scheduler.remove(state)
+        if request is None:
+            return []
+        return [refuse(request, "KV_TRANSFER_FAILED", f"the KV hand-off failed: {event.reason}", state)]

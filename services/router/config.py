@@ -1,0 +1,19 @@
+"""Which filters, scorer and picker place requests."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.core.config import Strict
+
+
+class RouterConfig(Strict):
+    """Placement: filter, score, pick, by registered names."""
+
+    filters: tuple[str, ...] = Field(("alive", "has_role", "not_draining"), description="Hard filters, in order.")
+    scorer: str = Field("least_work", description="Cost of a candidate; the lowest wins.")
+    picker: str = Field("lowest", description="How one candidate is picked from the scored ones.")
+    stale_report_s: float = Field(5.0, gt=0, description="A worker silent this long is not a candidate.")
+    early_grant_tokens: int = Field(
+        512, ge=0, description="Uncached prompts of at least this many tokens ask for an early grant (Splitwise); 0: never."
+    )

@@ -1,0 +1,311 @@
+"""The core of every worker: routes events to the hosted stages, gathers their rows, emits one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from services.core.actions import (
+    Action,
+    Cancel,
+    Drain,
+    Emit,
+    Event,
+    FrontDoorLost,
+    LinkLost,
+    LinkUp,
+    PeerMessage,
+    ReceiveDone,
+    RequestOutput,
+    RunStep,
+    SendDone,
+    StepDone,
+    Submit,
+    Tick,
+    WorkerLost,
+)
+from services.core.clock import NS_PER_S
+from services.core.request import FinishReason, Request
+from services.kvcache.block_manager import BlockManager
+from services.kvcache.transfer import Transfers
+from services.kvcache.transfer_entry import Committed, HandedOff, HandoffFailed, Notice, OfferDropped, Offered, Revoked
+from services.scheduling.mixed import Admitted, Advanced, MixedScheduler
+from services.scheduling.waiting import RequestState
+
+PREFILL, DECODE = "prefill", "decode"
+CANCELLED_KEPT_NS = 10 * NS_PER_S
+"""How long a cancel is remembered whose submit may still be under way."""
+
+StageEvent = Submit | Admitted | Advanced | Notice
+
+
+class Stage(Protocol):
+    """What a worker does for one phase of requests; two stages on one worker share its blocks and its scheduler."""
+
+    def handle(self, now: int, event: StageEvent) -> list[Action]:
+        """Take a new request, progress of one, or news of a hand-off."""
+
+    def pump(self, now: int) -> list[Action]:
+        """Called before every step is scheduled: take in what there is room for."""
+
+    def drop(self, request_id: str) -> Request | None:
+        """Forget a request that is over; the request if this stage held it outside the scheduler."""
+
+    def held(self) -> list[Request]:
+        """Requests that this stage holds outside the scheduler."""
+
+    def state(self) -> object:
+        """Declared state as plain values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a worker reports of itself; the shell adds addresses and sequence numbers."""
+
+    kv_blocks_total: int
+    kv_blocks_used: int
+    kv_blocks_cached: int
+    queued_prefill_tokens: int
+    running_decodes: int
+    context_tokens: int
+    leases: int
+    transfers: int
+    tasks: int
+
+
+class WorkerCore:
+    """The state machine of one worker process.
+
+    Args:
+        stages: hosted stages by role; the role of a worker is which keys there are.
+        scheduler, blocks, transfers: shared by the stages.
+        unix_offset_ns: Unix time minus this process's monotonic clock; turns clients' deadlines into local ones.
+    """
+
+    def __init__(
+        self,
+        stages: dict[str, Stage],
+        scheduler: MixedScheduler,
+        blocks: BlockManager,
+        transfers: Transfers,
+        unix_offset_ns: int,
+    ) -> None:
+        self._stages = stages
+        self._scheduler = scheduler
+        self._blocks = blocks
+        self._transfers = transfers
+        self._unix_offset_ns = unix_offset_ns
+        self._cancelled: dict[str, int] = {}
+        self._draining = False
+
+    def handle(self, now: int, event: Event) -> list[Action]:
+        """One event in, the actions it causes out; ends with the next step when none is running."""
+        actions: list[Action] = []
+        match event:
+            case Submit():
+                actions += self._submit(now, event)
+            case Cancel():
+                actions += self._cancel(now, event.request_id, event.reason)
+            case FrontDoorLost():
+                for request in self._requests():
+                    if request.front_door == event.front_door:
+                        actions += self._cancel(now, request.request_id, "front_door_lost")
+            case StepDone():
+                actions += self._step_done(now, event)
+            case PeerMessage() | SendDone() | ReceiveDone() | LinkUp() | LinkLost() | WorkerLost():
+                actions += self._transfer_event(now, event)
+            case Tick():
+                actions += self._transfer_event(now, event)
+                actions += self._expire(now)
+            case Drain():
+                self._draining = True
+            case _:
+                raise AssertionError(f"not for a worker: {event}")
+        for stage in self._stages.values():
+            actions += stage.pump(now)
+        actions += self._schedule(now)
+        return merge_emits(actions)
+
+    # --- events -----------------------------------------------------------------------------------------------
+
+    def _submit(self, now: int, event: Submit) -> list[Action]:
+        request = event.request
+        stage = self._stages.get(PREFILL)
+        if self._cancelled.pop(request.request_id, None) is not None:
+            return []
+        if stage is None:
+            return [refuse(request, "WRONG_ROLE", "this worker does not host the prefill stage")]
+        if self._draining:
+            return [refuse(request, "DRAINING", "this worker is draining")]
+        if any(known.request_id == request.request_id for known in self._requests()):
+            return [refuse(request, "DUPLICATE_REQUEST", "a request with this id is running on this worker")]
+        if not self._blocks.fits(request.max_num_tokens):
+            return [refuse(request, "CONTEXT_LENGTH_EXCEEDED", "prompt plus output do not fit the KV pool")]
+        return stage.handle(now, replace(event, deadline_ns=self._deadline(request)))
+
+    def _cancel(self, now: int, request_id: str, reason: str) -> list[Action]:
+        """Release everything a request holds; the one who cancels needs no answer."""
+        actions, notices = self._transfers.cancel(now, request_id, reason)
+        actions += self._notices(now, notices)
+        found = False
+        for stage in self._stages.values():
+            found = stage.drop(request_id) is not None or found
+        state = self._scheduler.get(request_id)
+        if state is not None:
+            self._scheduler.remove(state)
+        elif not found and not actions:
+            self._cancelled[request_id] = now + CANCELLED_KEPT_NS
+        return actions
+
+    def _step_done(self, now: int, event: StepDone) -> list[Action]:
+        output = event.output
+        if output.error is not None:
+            return self._step_failed(now, output.error)
+        actions: list[Action] = []
+        for advanced in self._scheduler.complete(output):
+            actions += self._stages[advanced.state.stage].handle(now, advanced)
+        return actions
+
+    def _step_failed(self, now: int, error: str) -> list[Action]:
+        """A step that raised computed nothing: its requests end with the reason, all others go on."""
+        actions: list[Action] = []
+        for state in self._scheduler.fail():
+            actions += self._cancel(now, state.request.request_id, "step_failed")
+            actions.append(refuse(state.request, "STEP_FAILED", error, state))
+        return actions
+
+    def _transfer_event(
+        self, now: int, event: PeerMessage | SendDone | ReceiveDone | LinkUp | LinkLost | WorkerLost | Tick
+    ) -> list[Action]:
+        actions, notices = self._transfers.handle(now, event)
+        return actions + self._notices(now, notices)
+
+    def _notices(self, now: int, notices: Sequence[Notice]) -> list[Action]:
+        actions: list[Action] = []
+        for notice in notices:
+            match notice:
+                case HandedOff() | HandoffFailed():
+                    stage = self._stages.get(PREFILL)
+                case Offered() | OfferDropped() | Committed() | Revoked():
+                    stage = self._stages.get(DECODE)
+            if stage is not None:
+                actions += stage.handle(now, notice)
+            elif isinstance(notice, Offered):
+                actions += self._transfers.cancel(now, notice.request.request_id, "wrong_role")[0]
+        return actions
+
+    def _expire(self, now: int) -> list[Action]:
+        """End requests whose deadline passed; forget old cancels."""
+        actions: list[Action] = []
+        for request in self._requests():
+            deadline = self._deadline(request)
+            if deadline is not None and deadline <= now:
+                state = self._scheduler.get(request.request_id)
+                actions += self._cancel(now, request.request_id, "deadline")
+                self._cancelled.pop(request.request_id, None)
+                actions.append(Emit(request.front_door, (_end(request, state, FinishReason.DEADLINE, "DEADLINE"),)))
+        self._cancelled = {key: until for key, until in self._cancelled.items() if until > now}
+        return actions
+
+    def _schedule(self, now: int) -> list[Action]:
+        batch = self._scheduler.schedule()
+        if batch is None:
+            return []
+        actions: list[Action] = []
+        for state in self._scheduler.pop_admitted():
+            actions += self._stages[state.stage].handle(now, Admitted(state))
+        return [*actions, RunStep(batch)]
+
+    # --- facts ------------------------------------------------------------------------------------------------
+
+    def _deadline(self, request: Request) -> int | None:
+        if request.deadline_unix_ms is None:
+            return None
+        return request.deadline_unix_ms * 1_000_000 - self._unix_offset_ns
+
+    def _requests(self) -> list[Request]:
+        """Every request that holds something here, once."""
+        known = {state.request.request_id: state.request for state in self._scheduler.states()}
+        for stage in self._stages.values():
+            for request in stage.held():
+                known.setdefault(request.request_id, request)
+        return list(known.values())
+
+    def next_wake(self) -> int | None:
+        """Time of the next lease event or deadline."""
+        times = [self._transfers.next_wake(), *(self._deadline(request) for request in self._requests())]
+        return min((time for time in times if time is not None), default=None)
+
+    def load(self) -> Load:
+        """Counts for the worker's report."""
+        decodes = self._scheduler.decodes
+        return Load(
+            kv_blocks_total=self._blocks.total,
+            kv_blocks_used=self._blocks.used,
+            kv_blocks_cached=self._blocks.cached,
+            queued_prefill_tokens=self._scheduler.queued_tokens,
+            running_decodes=len(decodes),
+            context_tokens=sum(state.num_computed for state in decodes),
+            leases=self._transfers.num_leases,
+            transfers=self._transfers.num_transfers,
+            tasks=len(self._requests()),
+        )
+
+    @property
+    def draining(self) -> bool:
+        """No new request is taken."""
+        return self._draining
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs, waits or is being handed off."""
+        return not self._requests() and not self._transfers.num_transfers and not self._scheduler.step_running
+
+    def state(self) -> object:
+        """All declared state, for the decision log."""
+        return {
+            "scheduler": self._scheduler.state(),
+            "blocks": self._blocks.state(),
+            "transfers": self._transfers.state(),
+            "stages": {name: stage.state() for name, stage in self._stages.items()},
+            "cancelled": dict(self._cancelled),
+            "draining": self._draining,
+        }
+
+    def check(self) -> None:
+        """Every invariant of every part, and one owner for every block reference."""
+        self._scheduler.check()
+        self._transfers.check()
+        self._blocks.check(self._scheduler.owners() + self._transfers.owners())
+
+
+def refuse(request: Request, reason: str, message: str, state: RequestState | None = None) -> Emit:
+    """End a request with an error."""
+    return Emit(request.front_door, (_end(request, state, FinishReason.ERROR, reason, message),))
+
+
+def _end(
+    request: Request, state: RequestState | None, finish: FinishReason, reason: str, message: str = ""
+) -> RequestOutput:
+    index = state.num_outputs if state is not None else 0
+    marks = state.take_marks() if state is not None else ()
+    return RequestOutput(
+        request.request_id, request.attempt, index, (), finish=finish, reason=reason, message=message, marks=marks
+    )
+
+
+def merge_emits(actions: list[Action]) -> list[Action]:
+    """One Emit for each front door, at the place of its first: a step is one item of a stream."""
+    merged: list[Action] = []
+    places: dict[str, int] = {}
+    for action in actions:
+        if isinstance(action, Emit):
+            place = places.setdefault(action.destination, len(merged))
+            if place < len(merged):
+                first = merged[place]
+                assert isinstance(first, Emit)
+                merged[place] = Emit(first.destination, first.outputs + action.outputs)
+                continue
+        merged.append(action)
+    return merged

@@ -1,0 +1,128 @@
+"""A request on one worker, and the order in which waiting ones are taken."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from services.core.registry import Registry
+from services.core.request import Request
+from services.core.timeline import Mark, MarkKind
+
+
+@dataclass(slots=True, eq=False)
+class RequestState:
+    """One request on one worker: known tokens, and how many of them have their KV in the pool.
+
+    The unifying rule: a request is a count of computed tokens that catches up with its known tokens. Prompt chunks,
+    prefix hits, decode steps and recomputation after a preemption are all the same thing.
+
+    Attributes:
+        tokens: prompt, then output.
+        num_computed: leading tokens whose KV is in `blocks`.
+        blocks: block ids, each with one reference of this request; empty while it waits.
+        stage: name of the stage that hears of its tokens.
+        deadline_ns: on this process's clock.
+        in_flight: a row of it is in the running step.
+        removed: it is over, but its blocks are held until the running step ends.
+        pinned: a hand-off is sending its blocks; it is never preempted.
+        marks: timeline marks that were not sent yet.
+    """
+
+    request: Request
+    stage: str
+    tokens: list[int]
+    arrived_ns: int
+    deadline_ns: int | None = None
+    num_computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    cached_tokens: int = 0
+    num_preemptions: int = 0
+    in_flight: bool = False
+    removed: bool = False
+    pinned: bool = False
+    digests: list[str] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+
+    @property
+    def num_outputs(self) -> int:
+        """Output tokens known so far."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Known tokens whose KV is still to be computed."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def is_decoding(self) -> bool:
+        """Only the newest output token is uncomputed."""
+        return self.num_uncomputed == 1 and self.num_outputs > 0
+
+    def mark(self, kind: MarkKind, at_ns: int) -> None:
+        """Note something for the timeline."""
+        self.marks.append(Mark(kind, at_ns))
+
+    def take_marks(self) -> tuple[Mark, ...]:
+        """Marks since the last call."""
+        marks, self.marks = tuple(self.marks), []
+        return marks
+
+    def state_fields(self) -> dict[str, object]:
+        """Plain values for the decision log."""
+        fields = {name: getattr(self, name) for name in self.__slots__ if name not in ("request", "marks", "tokens")}
+        fields["request"] = [self.request.request_id, self.request.attempt]
+        fields["outputs"] = self.tokens[len(self.request.prompt) :]
+        fields["marks"] = [[mark.kind, mark.at_ns] for mark in self.marks]
+        return fields
+
+
+OrderKey = Callable[[RequestState], tuple[int, ...]]
+ORDERS: Registry[OrderKey] = Registry("order", "scheduler.order")
+
+
+@ORDERS.register("fcfs")
+def first_come_first_served(state: RequestState) -> tuple[int, ...]:
+    """By arrival on this worker."""
+    return (state.arrived_ns,)
+
+
+class WaitingQueue:
+    """Requests without blocks, in the order of a registered key; equal keys keep their order of arrival.
+
+    Preempted requests go first whatever the order: they have cost work already (Sarathi-Serve).
+    """
+
+    def __init__(self, order: str) -> None:
+        self._key = ORDERS.get(order)
+        self._preempted: deque[RequestState] = deque()
+        self._queue: list[RequestState] = []
+
+    def __len__(self) -> int:
+        return len(self._preempted) + len(self._queue)
+
+    def __iter__(self) -> Iterator[RequestState]:
+        yield from self._preempted
+        yield from self._queue
+
+    def push(self, state: RequestState) -> None:
+        """Add a new request in its place."""
+        key = self._key(state)
+        at = len(self._queue)
+        while at > 0 and self._key(self._queue[at - 1]) > key:
+            at -= 1
+        self._queue.insert(at, state)
+
+    def push_preempted(self, state: RequestState) -> None:
+        """Put a preempted request before all others."""
+        self._preempted.appendleft(state)
+
+    def head(self) -> RequestState | None:
+        """The next request to take."""
+        return next(iter(self), None)
+
+    def remove(self, state: RequestState) -> None:
+        """Take a request out."""
+        queue = self._preempted if state in self._preempted else self._queue
+        queue.remove(state)

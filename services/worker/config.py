@@ -1,0 +1,42 @@
+"""Everything one worker process is started with."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.core.config import ModelConfig, Strict, TestingConfig
+from services.decode.config import DecodeConfig
+from services.kvcache.config import CacheConfig, TransferConfig
+from services.prefill.config import PrefillConfig
+from services.scheduling.config import SchedulerConfig
+
+
+class WorkerConfig(Strict):
+    """How a worker behaves towards its clients, peers and controller."""
+
+    host: str = Field("127.0.0.1", description="Address that peers reach this worker's KV store and links on.")
+    report_every_s: float = Field(0.1, gt=0, description="Longest silence on a subscription.")
+    subscription_expiry_s: float = Field(5.0, gt=0, description="A front door silent this long is gone.")
+    max_unacknowledged_items: int = Field(4096, ge=16, description="Stream items kept for a front door that lags.")
+    controller_silence_s: float = Field(60.0, gt=0, description="Drain and exit when no controller calls for this long.")
+    store_ports: tuple[int, int] = Field((0, 0), description="Port range of KV stores; (0, 0): any free port.")
+
+
+class WorkerSpec(Strict):
+    """One worker, complete."""
+
+    worker_id: str
+    cluster_id: str
+    pool: str
+    roles: tuple[str, ...]
+    threads: int = Field(1, ge=1)
+    model: ModelConfig
+    model_folder: str = Field(description="Folder with config.json and safetensors, ready to load.")
+    cache: CacheConfig = CacheConfig()
+    transfer: TransferConfig = TransferConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    prefill: PrefillConfig = PrefillConfig()
+    decode: DecodeConfig = DecodeConfig()
+    worker: WorkerConfig = WorkerConfig()
+    testing: TestingConfig = TestingConfig()
+    decision_log: str | None = Field(None, description="Folder for this worker's decision log; None: off.")
