@@ -1,12 +1,5 @@
-"""Which placement serves a request: cache, admission, filter, score, pick.
+"""Placement and the life of a request; pure, hosted by the front door.
 
-config.py      profiles and weights
-view.py        an immutable picture of the cluster
-predict.py     milliseconds of a placement
-admission.py   admit, degrade or reject with a reason
-filters.py     candidates that cannot serve drop out
-scorers.py     what a candidate costs
-pickers.py     one candidate of many
-profiles.py    filter, score, pick per stage
-flow.py        the state machine of one request
+Files in reading order: config (policies by name), view (what is known of the workers), filters, scorers, pickers,
+profiles (filter, score, pick), flow (place, dispatch, follow, end).
 """

@@ -15,5 +15,7 @@ class RouterConfig(Strict):
     picker: str = Field("lowest", description="How one candidate is picked from the scored ones.")
     stale_report_s: float = Field(5.0, gt=0, description="A worker silent this long is not a candidate.")
     early_grant_tokens: int = Field(
-        512, ge=0, description="Uncached prompts of at least this many tokens ask for an early grant (Splitwise); 0: never."
+        512,
+        ge=0,
+        description="Uncached prompts of at least this many tokens ask for an early grant (Splitwise); 0: never.",
     )

@@ -1,0 +1,130 @@
+"""What one front door knows of the workers: their last reports and its own reservations since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from services.core.actions import WorkerReport
+from services.core.request import WorkerRef
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One worker as placement sees it.
+
+    Attributes:
+        report: the last one.
+        reported_ns: when it arrived, on this process's clock.
+        reserved_prompt_tokens: prompt tokens dispatched to it that the report does not count yet.
+        reserved_decodes: requests placed on it for decoding that have not sent a token from there.
+    """
+
+    report: WorkerReport
+    reported_ns: int
+    reserved_prompt_tokens: int = 0
+    reserved_decodes: int = 0
+
+    @property
+    def worker(self) -> WorkerRef:
+        """The process."""
+        return self.report.source
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """An immutable snapshot, by worker id."""
+
+    workers: Mapping[str, WorkerView]
+
+
+@dataclass(slots=True)
+class _Known:
+    report: WorkerReport
+    reported_ns: int
+
+
+class ViewBuilder:
+    """Folds reports, dispatches and placements into snapshots.
+
+    A dispatch is a reservation until a report shows that the worker has seen it (protocol section 5); without that,
+    every request between two reports would go to the same worker.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+        self._dispatched: dict[WorkerRef, int] = {}
+        self._unseen: dict[WorkerRef, list[tuple[int, int]]] = {}
+        self._decodes: dict[WorkerRef, int] = {}
+
+    def report(self, now: int, report: WorkerReport) -> WorkerRef | None:
+        """Take a report; returns the earlier process of the same worker id when this one replaces it."""
+        known = self._known.get(report.source.worker_id)
+        replaced = known.report.source if known and known.report.source != report.source else None
+        if known and replaced is None and report.sequence <= known.report.sequence:
+            return None
+        if replaced is not None:
+            self.lost(replaced)
+        self._known[report.source.worker_id] = _Known(report, now)
+        unseen = self._unseen.get(report.source, [])
+        self._unseen[report.source] = [each for each in unseen if each[0] > report.dispatch_sequence]
+        return replaced
+
+    def lost(self, worker: WorkerRef) -> bool:
+        """Forget a process; False when it was not known."""
+        self._dispatched.pop(worker, None)
+        self._unseen.pop(worker, None)
+        self._decodes.pop(worker, None)
+        known = self._known.get(worker.worker_id)
+        if known is None or known.report.source != worker:
+            return False
+        del self._known[worker.worker_id]
+        return True
+
+    def dispatched(self, worker: WorkerRef, prompt_tokens: int) -> None:
+        """A request was sent to a worker."""
+        sequence = self._dispatched[worker] = self._dispatched.get(worker, 0) + 1
+        self._unseen.setdefault(worker, []).append((sequence, prompt_tokens))
+
+    def reserve_decode(self, worker: WorkerRef, change: int) -> None:
+        """A request was placed on a worker for decoding (+1), or its first token came or it ended (-1)."""
+        if worker in self._decodes or change > 0:
+            self._decodes[worker] = self._decodes.get(worker, 0) + change
+
+    def snapshot(self) -> ClusterView:
+        """The current view."""
+        return ClusterView(
+            MappingProxyType(
+                {
+                    worker_id: WorkerView(
+                        known.report,
+                        known.reported_ns,
+                        sum(tokens for _, tokens in self._unseen.get(known.report.source, [])),
+                        self._decodes.get(known.report.source, 0),
+                    )
+                    for worker_id, known in sorted(self._known.items())
+                }
+            )
+        )
+
+    def state(self) -> object:
+        """Everything that decides placement, but the load numbers themselves (they are in the events)."""
+
+        def by_worker(table: dict[WorkerRef, object]) -> list[object]:
+            return [[ref.worker_id, ref.incarnation, value] for ref, value in table.items()]
+
+        return {
+            "known": [
+                [worker_id, known.report.source.incarnation, known.report.sequence, known.reported_ns]
+                for worker_id, known in self._known.items()
+            ],
+            "dispatched": by_worker(dict(self._dispatched)),
+            "unseen": by_worker(dict(self._unseen)),
+            "decodes": by_worker(dict(self._decodes)),
+        }
+
+    def check(self, waiting: dict[WorkerRef, int]) -> None:
+        """Decode reservations equal the given count of requests that wait for their first decoded token."""
+        for worker, count in self._decodes.items():
+            assert count == waiting.get(worker, 0), f"{worker}: {count} reserved, {waiting.get(worker, 0)} waiting"
