@@ -1,0 +1,162 @@
+"""One running request between the performer, which fills it, and the handler of its client's call, which reads it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from services.core import errors
+from services.core.actions import Reject, RequestOutput
+from services.core.errors import (
+    CancelledError,
+    DeadlineError,
+    DuplicateRequestError,
+    InternalError,
+    OverloadedError,
+    PromptTooLongError,
+    TriptychError,
+    UnavailableError,
+)
+from services.core.request import FinishReason, Request, WorkerRef
+from services.core.timeline import Timeline
+from services.frontdoor.stream import TokenStream
+
+MAX_PENDING_TOKENS = 4096
+"""Tokens that may wait for a client that does not read; above it the request is ended."""
+RETRY = {"retry_after_ms": "1000"}
+"""What a client is told to wait when nothing better is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """New tokens of a request.
+
+    Attributes:
+        index: place of the first id in the output.
+        finish: why the output ended, on the last chunk; else None.
+    """
+
+    index: int
+    token_ids: tuple[int, ...]
+    finish: FinishReason | None
+
+
+class ClientStream:
+    """One running request, as the handler of its client's call reads it.
+
+    Args:
+        abandon: called when the client's call is over.
+
+    Attributes:
+        request: as the client asked for it.
+        deadline_ns: the client's deadline on this process's monotonic clock.
+        timeline: what happened to it so far.
+        tokens: the outputs in order.
+        workers: every worker that was given a part of it.
+        overdue: timer that ends the stream after its deadline.
+    """
+
+    def __init__(self, request: Request, deadline_ns: int, abandon: Callable[[ClientStream], None]) -> None:
+        self.request = request
+        self.deadline_ns = deadline_ns
+        self.timeline = Timeline()
+        self.tokens = TokenStream()
+        self.workers: list[WorkerRef] = []
+        self.overdue: asyncio.TimerHandle | None = None
+        self._abandon = abandon
+        self._pending: list[int] = []
+        self._read_index = 0
+        self._error: TriptychError | None = None
+        self._news = asyncio.Event()
+
+    async def dispatched(self) -> None:
+        """Wait until a worker has the request.
+
+        Raises:
+            TriptychError: it was rejected or ended before.
+        """
+        while not self.workers and self._error is None:
+            await self._wait()
+        if not self.workers and self._error is not None:
+            raise self._error
+
+    async def next(self) -> Chunk:
+        """Wait for new tokens or the end; tokens that came together are given together.
+
+        Raises:
+            TriptychError: the request failed; tokens that came before it were given first.
+        """
+        while not self._pending and self.tokens.end is None and self._error is None:
+            await self._wait()
+        if not self._pending and self._error is not None:
+            raise self._error
+        index, ids = self._read_index, tuple(self._pending)
+        self._pending.clear()
+        self._read_index += len(ids)
+        end = self.tokens.end
+        return Chunk(index, ids, end.finish if end is not None and self._error is None else None)
+
+    def close(self) -> None:
+        """The client's call is over; what still runs is cancelled."""
+        self._abandon(self)
+
+    def push(self, output: RequestOutput, now: int) -> bool:
+        """Take an output; False when too many tokens wait for the client."""
+        ready = self.tokens.push(output)
+        self._pending.extend(ready)
+        self.timeline.token_times_ns.extend([now] * len(ready))
+        self._news.set()
+        return len(self._pending) <= MAX_PENDING_TOKENS
+
+    def dispatch(self, to: WorkerRef, request: Request) -> None:
+        """Note which workers have the request now."""
+        self.workers += [worker for worker in (to, request.handoff_to) if worker is not None]
+        self._news.set()
+
+    def fail(self, error: TriptychError) -> None:
+        """End the stream with an error; the first one counts."""
+        self._error = self._error or error
+        self._news.set()
+
+    async def _wait(self) -> None:
+        await self._news.wait()
+        self._news.clear()
+
+
+def deadline_error(stream: ClientStream) -> DeadlineError:
+    """The deadline passed; the stage is the last thing that happened."""
+    stage = stream.timeline.entries[-1].kind.value
+    return DeadlineError(f"the deadline passed after {stage}", metadata={"stage": stage})
+
+
+def output_error(end: RequestOutput) -> TriptychError:
+    """The error that a worker's bad end means to a client."""
+    message = end.message or end.reason.lower().replace("_", " ") or str(end.finish)
+    reason = end.reason or None
+    if end.finish is FinishReason.DEADLINE:
+        return DeadlineError(f"the deadline passed: {message}", reason=reason)
+    if end.finish is FinishReason.CANCELLED:
+        return CancelledError(message, reason=reason)
+    match end.reason:
+        case "CONTEXT_LENGTH_EXCEEDED":
+            return PromptTooLongError("messages", message)
+        case "DUPLICATE_REQUEST":
+            return DuplicateRequestError(message)
+        case "OVERLOADED":
+            return OverloadedError(message, metadata=RETRY.copy())
+        case "STEP_FAILED":
+            return InternalError(f"request {end.request_id} failed inside a worker; its log has the details")
+        case _:
+            return UnavailableError(message, reason=reason, metadata=RETRY.copy())
+
+
+def rejection(action: Reject) -> TriptychError:
+    """The error that the flow named, from the one tree."""
+    cls = getattr(errors, action.error, None)
+    if not (isinstance(cls, type) and issubclass(cls, TriptychError)) or issubclass(cls, errors.StartupError):
+        return InternalError(f"request {action.request_id} failed")
+    if issubclass(cls, errors.InvalidRequestError):
+        return cls("messages", action.message, reason=action.reason)
+    wait = {} if action.retry_after_ms is None else {"retry_after_ms": str(action.retry_after_ms)}
+    return cls(action.message, reason=action.reason, metadata=wait)

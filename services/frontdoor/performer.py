@@ -1,0 +1,329 @@
+"""Hosts the router's request flow: feeds it events, performs its actions, and keeps one stream per client's request.
+
+Everything runs on one event loop. The flow decides and is synchronous; what an action sets off (an actor call, a timer)
+comes back to it as an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol
+
+from services.core.actions import (
+    Action,
+    Cancel,
+    CancelRemote,
+    Dispatch,
+    Emit,
+    Event,
+    Outputs,
+    Reject,
+    RequestOutput,
+    Submit,
+    Tick,
+    WorkerLost,
+)
+from services.core.clock import NS_PER_MS, NS_PER_S, Clock
+from services.core.errors import (
+    CancelledError,
+    DuplicateRequestError,
+    InternalError,
+    OverloadedError,
+    TriptychError,
+    UnavailableError,
+)
+from services.core.request import FinishReason, Request, WorkerRef
+from services.core.timeline import MarkKind
+from services.core.wire import StreamItem
+from services.frontdoor.client_stream import (
+    MAX_PENDING_TOKENS,
+    RETRY,
+    ClientStream,
+    deadline_error,
+    output_error,
+    rejection,
+)
+from services.frontdoor.stream import GOOD_ENDS
+from services.router.flow import RequestFlow
+
+logger = logging.getLogger(__name__)
+
+DEADLINE_GRACE_NS = 250 * NS_PER_MS
+"""The flow ends a late request; this long after the deadline the stream ends even if it did not."""
+
+
+class WorkerCalls(Protocol):
+    """Calls to worker processes. They raise UnavailableError when the process is gone."""
+
+    async def submit(self, to: WorkerRef, dispatch_sequence: int, request: Request, budget_ms: int | None) -> None:
+        """Give a request to a worker; the budget is what is left until the client's deadline."""
+
+    async def cancel(self, to: WorkerRef, request_id: str, finish: FinishReason, reason: str) -> None:
+        """Tell a worker that a request is over."""
+
+
+class DecisionLog(Protocol):
+    """Where decisions are recorded, when recording is on (protocol section 7)."""
+
+    def record(self, now: int, event: Event, actions: Sequence[Action]) -> None:
+        """File one decision of this machine."""
+
+
+class Performer:
+    """Runs one request flow.
+
+    Args:
+        flow: decides.
+        calls: reaches workers.
+        front_door: id of this front door; the source of local events.
+        max_running: requests in flight before new ones are refused.
+        log: decision log, or None.
+    """
+
+    def __init__(
+        self,
+        flow: RequestFlow,
+        calls: WorkerCalls,
+        clock: Clock,
+        front_door: str,
+        max_running: int,
+        log: DecisionLog | None = None,
+    ) -> None:
+        self.flow = flow
+        self.front_door = front_door
+        self.draining = False
+        self._calls = calls
+        self._clock = clock
+        self._max_running = max_running
+        self._log = log
+        self._pid = os.getpid()
+        self._streams: dict[str, ClientStream] = {}
+        self._dispatches: dict[WorkerRef, int] = {}
+        self._inbox: deque[Event] = deque()
+        self._handling = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- what clients do ----------------------------------------------------------------------------------------
+
+    @property
+    def num_running(self) -> int:
+        """Requests in flight."""
+        return len(self._streams)
+
+    def submit(self, request: Request, received_ns: int, deadline_ns: int) -> ClientStream:
+        """Take a request in.
+
+        Raises:
+            UnavailableError: this front door drains.
+            OverloadedError: too many requests are in flight.
+            DuplicateRequestError: a request of this id is running.
+        """
+        if self.draining:
+            raise UnavailableError("this front door is stopping; send again", reason="DRAINING", metadata=RETRY.copy())
+        if request.request_id in self._streams:
+            raise DuplicateRequestError(f"request_id {request.request_id} is running; choose another id")
+        if len(self._streams) >= self._max_running:
+            message = f"{self._max_running} requests are in flight here; send again later"
+            raise OverloadedError(message, reason="TOO_MANY_REQUESTS", metadata=RETRY.copy())
+        stream = ClientStream(request, deadline_ns, self._abandon)
+        stream.timeline.add(MarkKind.RECEIVED, received_ns, self.front_door, self._pid)
+        self._streams[request.request_id] = stream
+        wait_s = (deadline_ns + DEADLINE_GRACE_NS - self._clock.now_ns()) / NS_PER_S
+        stream.overdue = asyncio.get_running_loop().call_later(max(wait_s, 0.0), self._overdue, stream)
+        self._feed(Submit(self.front_door, request, deadline_ns))
+        return stream
+
+    def cancel(self, request_id: str) -> bool:
+        """End a running request; its stream raises CancelledError. False when there is no such request."""
+        stream = self._streams.get(request_id)
+        if stream is None:
+            return False
+        error = CancelledError("the request was cancelled by CancelGeneration", reason="CANCEL_GENERATION")
+        self._give_up(stream, FinishReason.CANCELLED, error)
+        return True
+
+    def _abandon(self, stream: ClientStream) -> None:
+        """The client's call ended: nobody reads this stream any more."""
+        if self._clock.now_ns() >= stream.deadline_ns:
+            self._give_up(stream, FinishReason.DEADLINE, deadline_error(stream))
+        else:
+            self._give_up(stream, FinishReason.CANCELLED, CancelledError("the client went away", reason="CLIENT_GONE"))
+
+    def dispatches(self, worker: WorkerRef) -> int:
+        """Requests given to this worker process so far."""
+        return self._dispatches.get(worker, 0)
+
+    # --- what workers say ---------------------------------------------------------------------------------------
+
+    def receive(self, item: StreamItem) -> None:
+        """One item of a subscription; its marks are brought to this process's clock by the item's age."""
+        now = self._clock.now_ns()
+        for output in item.outputs:
+            stream = self._streams.get(output.request_id)
+            if stream is None:
+                continue
+            for mark in output.marks:
+                at_ns = now - (item.sent_ns - mark.at_ns)
+                stream.timeline.add(mark.kind, at_ns, item.worker.worker_id, item.pid)
+        if item.report is not None:
+            self._feed(item.report)
+        if item.outputs:
+            self._feed(Outputs(item.worker, item.outputs))
+
+    def worker_lost(self, worker: WorkerRef, reason: str) -> None:
+        """A worker's process is gone or silent."""
+        self._feed(WorkerLost(self.front_door, worker, reason))
+        # The flow keeps requests that decode elsewhere. One whose first token was still on its way from the lost
+        # worker can never be complete.
+        for stream in list(self._streams.values()):
+            if stream.workers[:1] == [worker] and stream.tokens.next_index == 0:
+                message = f"worker {worker.worker_id} was lost with the first token ({reason}); send again"
+                error = UnavailableError(message, reason="WORKER_LOST", metadata=RETRY.copy())
+                self._give_up(stream, FinishReason.ERROR, error)
+
+    def items_lost(self, worker: WorkerRef) -> None:
+        """Items of a worker were dropped: end the requests that it had a part in, for they may miss tokens."""
+        for stream in [stream for stream in self._streams.values() if worker in stream.workers]:
+            message = f"tokens from {worker.worker_id} were lost on the way; send again"
+            error = UnavailableError(message, reason="STREAM_GAP", metadata=RETRY.copy())
+            self._give_up(stream, FinishReason.ERROR, error)
+
+    async def close(self) -> None:
+        """Stop timers and calls; streams that still run end with an error."""
+        for stream in list(self._streams.values()):
+            error = UnavailableError("this front door stopped; send again", reason="DRAINING", metadata=RETRY.copy())
+            self._give_up(stream, FinishReason.CANCELLED, error)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)  # the cancels above should reach their workers
+
+    # --- the machine --------------------------------------------------------------------------------------------
+
+    def _feed(self, event: Event) -> None:
+        """Handle an event; one that an action causes at once waits for its turn."""
+        self._inbox.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._inbox:
+                self._handle(self._inbox.popleft())
+        finally:
+            self._handling = False
+        self._set_timer()
+
+    def _handle(self, event: Event) -> None:
+        now = self._clock.now_ns()
+        try:
+            actions = self.flow.handle(now, event)
+        except Exception:  # a bug of the flow must not end the loop that serves everyone else
+            logger.exception("the request flow failed on %s", type(event).__name__)
+            if isinstance(event, Submit):
+                self._end(event.request.request_id, InternalError(f"request {event.request.request_id} failed"))
+            return
+        if self._log is not None:
+            self._log.record(now, event, actions)
+        for action in actions:
+            self._perform(action, now)
+
+    def _perform(self, action: Action, now: int) -> None:
+        match action:
+            case Dispatch():
+                self._dispatch(action, now)
+            case Emit():
+                self._emit(action, now)
+            case CancelRemote():
+                self._spawn(self._cancel_remote(action))
+            case Reject():
+                self._end(action.request_id, rejection(action))
+            case _:
+                raise AssertionError(f"a front door cannot perform {action}")
+
+    def _dispatch(self, action: Dispatch, now: int) -> None:
+        count = self._dispatches[action.to] = self.dispatches(action.to) + 1
+        stream = self._streams.get(action.request.request_id)
+        if stream is not None:
+            stream.dispatch(action.to, action.request)
+            stream.timeline.add(MarkKind.DISPATCHED, now, self.front_door, self._pid)
+        self._spawn(self._submit_remote(action, count))
+
+    async def _submit_remote(self, action: Dispatch, count: int) -> None:
+        request = action.request
+        deadline = request.deadline_unix_ms
+        budget_ms = None if deadline is None else max(deadline - self._clock.unix_ms(), 0)
+        try:
+            await self._calls.submit(action.to, count, request, budget_ms)
+        except UnavailableError as error:
+            self.worker_lost(action.to, error.message)
+        except Exception as error:  # the worker lives but refused: this request's error, not the worker's
+            logger.exception("%s did not take request %s", action.to.worker_id, request.request_id)
+            end = FinishReason.ERROR
+            failed = RequestOutput(request.request_id, request.attempt, 0, (), end, "SUBMIT_FAILED", str(error))
+            self._feed(Outputs(action.to, (failed,)))
+
+    async def _cancel_remote(self, action: CancelRemote) -> None:
+        try:
+            await self._calls.cancel(action.to, action.request_id, action.finish, action.reason)
+        except UnavailableError as error:
+            self.worker_lost(action.to, error.message)
+        except Exception:
+            logger.exception("%s did not cancel request %s", action.to.worker_id, action.request_id)
+
+    def _emit(self, action: Emit, now: int) -> None:
+        stream = self._streams.get(action.destination)
+        if stream is None:  # the client went away first
+            return
+        for output in action.outputs:
+            if not stream.push(output, now):
+                message = f"the client left {MAX_PENDING_TOKENS} tokens unread"
+                self._give_up(stream, FinishReason.CANCELLED, OverloadedError(message, reason="SLOW_CLIENT"))
+                return
+        end = stream.tokens.end
+        if end is not None:
+            self._end(stream.request.request_id, None if end.finish in GOOD_ENDS else output_error(end))
+
+    # --- ends ---------------------------------------------------------------------------------------------------
+
+    def _overdue(self, stream: ClientStream) -> None:
+        self._give_up(stream, FinishReason.DEADLINE, deadline_error(stream))
+
+    def _give_up(self, stream: ClientStream, finish: FinishReason, error: TriptychError) -> None:
+        """End a stream from this side and tell the flow; nothing when it ended before."""
+        if self._end(stream.request.request_id, error, stream):
+            self._feed(Cancel(self.front_door, stream.request.request_id, finish, error.reason))
+
+    def _end(self, request_id: str, error: TriptychError | None, only: ClientStream | None = None) -> bool:
+        """Close a stream's books; False when it is not running, or another one of the same id is."""
+        stream = self._streams.get(request_id)
+        if stream is None or (only is not None and stream is not only):
+            return False
+        del self._streams[request_id]
+        if stream.overdue is not None:
+            stream.overdue.cancel()
+        if stream.timeline.at_ns(MarkKind.FINISHED) is None:
+            stream.timeline.add(MarkKind.FINISHED, self._clock.now_ns(), self.front_door, self._pid)
+        if error is not None:
+            stream.fail(error)
+        return True
+
+    # --- timer and tasks ----------------------------------------------------------------------------------------
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wake = self.flow.next_wake()
+        if wake is not None:
+            wait_s = max((wake - self._clock.now_ns()) / NS_PER_S, 0.001)
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self._feed, Tick(self.front_door))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop keeps only weak references
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,250 @@
+"""The front door's side of token streams: one subscription per live worker, held through Ray.
+
+The controller is asked who lives, but only to learn of new workers: when it is dead or forgetful, subscriptions that
+stand go on. A worker is lost when its actor dies or its stream is silent too long, never because a list lacks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import RayActorError
+
+from services.core.clock import NS_PER_S, Clock
+from services.core.errors import UnavailableError
+from services.core.request import FinishReason, Request, WorkerRef
+from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name
+
+logger = logging.getLogger(__name__)
+
+LIST_EVERY_S = 0.5
+LIST_TIMEOUT_S = 2.0
+ACKNOWLEDGE_EVERY_S = 1.0
+BACKPRESSURE_ITEMS = 1024
+"""Items that a worker may be ahead of this reader before its generator pauses."""
+REOPEN_AFTER_ITEMS = 50_000
+"""Ray keeps about 22 bytes for each item of a generator; a new one starts from nothing."""
+REOPEN_PAUSE_S = 0.1
+
+
+class WorkerDirectory(Protocol):
+    """Who knows the live workers: the controller, or what stands for it."""
+
+    async def list_workers(self) -> list[WorkerInfo]:
+        """All workers that are ready."""
+
+
+class Sink(Protocol):
+    """Who takes what the workers say: the performer."""
+
+    def receive(self, item: StreamItem) -> None:
+        """An item, in order, once."""
+
+    def worker_lost(self, worker: WorkerRef, reason: str) -> None:
+        """A worker that had spoken is gone or silent."""
+
+    def items_lost(self, worker: WorkerRef) -> None:
+        """A worker dropped items for us."""
+
+
+class LostError(Exception):
+    """A subscription ended; the message says why."""
+
+
+class Subscription:
+    """One worker process: its actor, the place in its stream, and the heartbeat that keeps the stream's lease.
+
+    Attributes:
+        worker: which process.
+        actor: Ray handle.
+        next_sequence: number of the item that comes next.
+        has_spoken: an item came over this subscription.
+    """
+
+    def __init__(self, owner: Subscriptions, worker: WorkerRef, actor: Any, next_sequence: int) -> None:
+        self.worker = worker
+        self.actor = actor
+        self.next_sequence = next_sequence
+        self.has_spoken = False
+        self._owner = owner
+        self._heard_ns = owner.clock.now_ns()
+
+    async def run(self) -> str:
+        """Read until the worker is lost; return why."""
+        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._keep())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return "; ".join(first_line(error) for task in done if (error := task.exception()))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self) -> None:
+        """Open the stream again and again from where it stopped."""
+        owner = self._owner
+        subscribe = self.actor.subscribe.options(
+            num_returns="streaming", _generator_backpressure_num_objects=BACKPRESSURE_ITEMS
+        )
+        while True:
+            stream = subscribe.remote(owner.front_door, owner.incarnation, self.next_sequence)
+            num_items = 0
+            try:
+                async for reference in stream:
+                    self._take(await reference, is_first=num_items == 0)
+                    num_items += 1
+                    if num_items >= REOPEN_AFTER_ITEMS:
+                        break
+            except RayActorError as error:
+                raise LostError(f"its process died: {first_line(error)}") from error
+            if num_items < REOPEN_AFTER_ITEMS:  # the worker ended it: our lease had run out, or it is stopping
+                await asyncio.sleep(REOPEN_PAUSE_S)
+
+    def _take(self, item: StreamItem, is_first: bool) -> None:
+        if item.worker != self.worker:
+            raise LostError(f"another process answers to its name, incarnation {item.worker.incarnation:x}")
+        self._heard_ns = self._owner.clock.now_ns()
+        if item.sequence != self.next_sequence:
+            if not is_first and item.sequence < self.next_sequence:
+                return  # sent twice
+            logger.warning("%s went from item %d to %d", self.worker, self.next_sequence - 1, item.sequence)
+            if self.has_spoken:
+                self._owner.sink.items_lost(self.worker)
+        self.has_spoken = True
+        self.next_sequence = item.sequence + 1
+        self._owner.sink.receive(item)
+
+    async def _keep(self) -> None:
+        """Acknowledge what was read, which also renews the lease; give up when the worker says nothing."""
+        owner = self._owner
+        while True:
+            await asyncio.sleep(min(ACKNOWLEDGE_EVERY_S, owner.worker_lost_s / 4))
+            silent_s = (owner.clock.now_ns() - self._heard_ns) / NS_PER_S
+            if silent_s > owner.worker_lost_s:
+                raise LostError(f"it was silent for {silent_s:.1f} s")
+            # The answer is not awaited: a worker that died is seen by the reader.
+            self.actor.acknowledge.remote(owner.front_door, owner.incarnation, self.next_sequence - 1)
+
+
+class Subscriptions:
+    """Subscriptions to all live workers, and the calls that go the other way (`WorkerCalls` of performer.py).
+
+    Args:
+        cluster_id: prefix of the workers' actor names.
+        front_door: id of this front door.
+        incarnation: of this process.
+        directory: who knows the live workers.
+        worker_lost_s: silence after which a worker counts as lost.
+    """
+
+    sink: Sink
+
+    def __init__(
+        self,
+        cluster_id: str,
+        front_door: str,
+        incarnation: int,
+        directory: WorkerDirectory,
+        worker_lost_s: float,
+        clock: Clock,
+    ) -> None:
+        self.front_door = front_door
+        self.incarnation = incarnation
+        self.worker_lost_s = worker_lost_s
+        self.clock = clock
+        self._cluster_id = cluster_id
+        self._directory = directory
+        self._live: dict[str, Subscription] = {}
+        self._tasks: dict[WorkerRef, asyncio.Task[None]] = {}
+        self._places: dict[str, tuple[WorkerRef, int]] = {}
+        self._look = asyncio.Event()
+        self._directory_failed = False
+
+    async def run(self, sink: Sink) -> None:
+        """Follow the directory until cancelled; then end all subscriptions."""
+        self.sink = sink
+        try:
+            while True:
+                self._look.clear()
+                for info in await self._list():
+                    if info.worker not in self._tasks:
+                        self._tasks[info.worker] = asyncio.create_task(self._follow(info.worker))
+                try:
+                    await asyncio.wait_for(self._look.wait(), LIST_EVERY_S)
+                except TimeoutError:
+                    continue
+                await asyncio.sleep(REOPEN_PAUSE_S)  # a lost worker's successor is not there within microseconds
+        finally:
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def submit(self, to: WorkerRef, dispatch_sequence: int, request: Request, budget_ms: int | None) -> None:
+        """Give a request to a worker.
+
+        Raises:
+            UnavailableError: the process is gone.
+        """
+        await self._call(to, "submit", dispatch_sequence, request, budget_ms)
+
+    async def cancel(self, to: WorkerRef, request_id: str, finish: FinishReason, reason: str) -> None:
+        """Tell a worker that a request is over.
+
+        Raises:
+            UnavailableError: the process is gone.
+        """
+        await self._call(to, "cancel", request_id, finish, reason)
+
+    async def _call(self, to: WorkerRef, method: str, *arguments: object) -> None:
+        subscription = self._live.get(to.worker_id)
+        if subscription is None or subscription.worker != to:
+            raise UnavailableError(f"{to.worker_id} is gone")
+        try:
+            await getattr(subscription.actor, method).remote(self.front_door, *arguments)
+        except RayActorError as error:
+            raise UnavailableError(f"{to.worker_id} died: {first_line(error)}") from error
+
+    async def _list(self) -> list[WorkerInfo]:
+        """Who the directory says is live; nobody new while it does not answer."""
+        try:
+            infos = await asyncio.wait_for(self._directory.list_workers(), LIST_TIMEOUT_S)
+        except Exception as error:  # whatever fails there must not disturb what stands here
+            if not self._directory_failed:
+                logger.warning("the controller does not answer; going on with known workers: %s", first_line(error))
+            self._directory_failed = True
+            return []
+        self._directory_failed = False
+        return infos
+
+    async def _follow(self, worker: WorkerRef) -> None:
+        """One worker from its first listing to its loss."""
+        subscription = None
+        reason = ""
+        try:
+            name = actor_name(self._cluster_id, worker.worker_id)
+            actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
+            known, place = self._places.get(worker.worker_id, (worker, 1))
+            subscription = Subscription(self, worker, actor, place if known == worker else 1)
+            self._live[worker.worker_id] = subscription
+            reason = await subscription.run()
+        except ValueError:
+            logger.debug("%s is listed but has no actor", worker.worker_id)
+        finally:
+            del self._tasks[worker]
+            if subscription is not None:
+                self._places[worker.worker_id] = (worker, subscription.next_sequence)
+                if self._live.get(worker.worker_id) is subscription:
+                    del self._live[worker.worker_id]
+        if subscription is not None and subscription.has_spoken:
+            logger.warning("lost %s: %s", worker.worker_id, reason)
+            self.sink.worker_lost(worker, reason)
+            self._look.set()
+
+
+def first_line(error: BaseException) -> str:
+    """The start of Ray's long messages."""
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,65 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class WorkerStatus(_message.Message):
+    __slots__ = ("id", "role", "pool", "pid", "incarnation", "draining", "kv_blocks_total", "kv_blocks_used", "kv_blocks_cached", "queued_prefill_tokens", "running_decodes", "leases", "transfers", "tasks", "report_age_ms", "dispatches")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    KV_BLOCKS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    KV_BLOCKS_USED_FIELD_NUMBER: _ClassVar[int]
+    KV_BLOCKS_CACHED_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_PREFILL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_DECODES_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    TRANSFERS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    REPORT_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    DISPATCHES_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    role: str
+    pool: str
+    pid: int
+    incarnation: int
+    draining: bool
+    kv_blocks_total: int
+    kv_blocks_used: int
+    kv_blocks_cached: int
+    queued_prefill_tokens: int
+    running_decodes: int
+    leases: int
+    transfers: int
+    tasks: int
+    report_age_ms: int
+    dispatches: int
+    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., pool: _Optional[str] = ..., pid: _Optional[int] = ..., incarnation: _Optional[int] = ..., draining: _Optional[bool] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_cached: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., running_decodes: _Optional[int] = ..., leases: _Optional[int] = ..., transfers: _Optional[int] = ..., tasks: _Optional[int] = ..., report_age_ms: _Optional[int] = ..., dispatches: _Optional[int] = ...) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("cluster_id", "version", "model", "front_door", "ready", "running_requests", "workers")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    FRONT_DOOR_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    version: str
+    model: str
+    front_door: str
+    ready: bool
+    running_requests: int
+    workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
+    def __init__(self, cluster_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., front_door: _Optional[str] = ..., ready: _Optional[bool] = ..., running_requests: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ...) -> None: ...

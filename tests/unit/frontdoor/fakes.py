@@ -1,0 +1,183 @@
+"""A request flow that does as its requests' names say, and workers that answer without a process."""
+
+import asyncio
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+from services.core.actions import (
+    Action,
+    Cancel,
+    CancelRemote,
+    Dispatch,
+    Emit,
+    Event,
+    Outputs,
+    Reject,
+    RequestOutput,
+    Submit,
+    Tick,
+    WorkerLost,
+    WorkerReport,
+)
+from services.core.errors import UnavailableError
+from services.core.request import FinishReason, Request, WorkerRef
+from services.core.timeline import Mark, MarkKind
+from services.core.wire import StreamItem
+from services.frontdoor.performer import Performer
+
+PREFILL = WorkerRef("prefill-0", 11)
+DECODE = WorkerRef("decode-0", 22)
+BOTH = (PREFILL, DECODE)
+
+
+def report_of(worker: WorkerRef, sequence: int = 1, draining: bool = False) -> WorkerReport:
+    """A report of a worker that hosts the stage of its name."""
+    role = worker.worker_id.split("-")[0]
+    return WorkerReport(
+        source=worker,
+        pid=worker.incarnation,
+        pool=role,
+        roles=(role,),
+        draining=draining,
+        sequence=sequence,
+        kv_blocks_total=100,
+        kv_blocks_used=3,
+        kv_blocks_cached=2,
+        queued_prefill_tokens=5,
+        running_decodes=1,
+        context_tokens=40,
+        dispatch_sequence=0,
+        store_address="127.0.0.1:1",
+        leases=1,
+        transfers=1,
+        tasks=4,
+    )
+
+
+class FakeFlow:
+    """Dispatches to `prefill-0` with a hand-off to `decode-0`; a request named `reject.<Error>` is rejected with it.
+
+    Attributes:
+        events: everything that was handled.
+        wake: what `next_wake` says.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.wake: int | None = None
+        self.workers: dict[str, SimpleNamespace] = {}
+        self.sent_to: dict[str, WorkerRef] = {}
+
+    @property
+    def view(self) -> SimpleNamespace:
+        """The last reports."""
+        return SimpleNamespace(workers=self.workers)
+
+    def next_wake(self) -> int | None:
+        """As the test set it."""
+        return self.wake
+
+    def of(self, kind: type) -> list[Event]:
+        """The events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def handle(self, now: int, event: Event) -> list[Action]:
+        """The smallest flow that uses every action."""
+        self.events.append(event)
+        match event:
+            case Submit():
+                return self._submit(event.request)
+            case Outputs():
+                return [Emit(output.request_id, (output,)) for output in event.outputs]
+            case Cancel():
+                to = self.sent_to.get(event.request_id)
+                return [] if to is None else [CancelRemote(to, event.request_id, event.finish, event.reason)]
+            case WorkerReport():
+                self.workers[event.source.worker_id] = SimpleNamespace(report=event, reported_ns=now)
+            case WorkerLost():
+                self.workers.pop(event.worker.worker_id, None)
+                lost = [name for name, to in self.sent_to.items() if to == event.worker]
+                return [Reject(name, "UnavailableError", "WORKER_LOST", "its worker died", 500) for name in lost]
+            case Tick():
+                self.wake = None
+        return []
+
+    def _submit(self, request: Request) -> list[Action]:
+        kind, _, name = request.request_id.partition(".")
+        if kind == "reject":
+            return [Reject(request.request_id, name, "SOME_REASON", "because", 1500)]
+        if kind == "bug":
+            raise ZeroDivisionError("a bug of the flow")
+        if kind == "queue":
+            return []
+        self.sent_to[request.request_id] = PREFILL
+        return [Dispatch(PREFILL, request)]
+
+
+@dataclass
+class FakeWorkers:
+    """Answers to calls. A request named `echo.*` gets its prompt back, `hang.*` one token and silence, and so on.
+
+    Attributes:
+        submitted: (worker, dispatch sequence, request, budget in ms).
+        cancelled: (worker, request id, finish, reason).
+        age_ns: age of marks when their item is sent.
+    """
+
+    performer: Performer | None = None
+    submitted: list[tuple[WorkerRef, int, Request, int | None]] = field(default_factory=list)
+    cancelled: list[tuple[WorkerRef, str, FinishReason, str]] = field(default_factory=list)
+    sequence: int = 0
+    age_ns: int = 0
+    answers: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def submit(self, to: WorkerRef, dispatch_sequence: int, request: Request, budget_ms: int | None) -> None:
+        """Take a request, or fail as its name says."""
+        self.submitted.append((to, dispatch_sequence, request, budget_ms))
+        kind = request.request_id.partition(".")[0]
+        if kind == "gone":
+            raise UnavailableError(f"{to.worker_id} died")
+        if kind == "refuse":
+            raise ValueError("bad request")
+        task = asyncio.create_task(self.answer(kind, request))
+        self.answers.add(task)
+        task.add_done_callback(self.answers.discard)
+
+    async def cancel(self, to: WorkerRef, request_id: str, finish: FinishReason, reason: str) -> None:
+        """Note the cancel."""
+        self.cancelled.append((to, request_id, finish, reason))
+
+    async def answer(self, kind: str, request: Request) -> None:
+        """Tokens in the order in which two workers may send them."""
+        name, ids = request.request_id, request.prompt
+        if kind == "silent":
+            return
+        if kind == "hang":
+            self.say(PREFILL, RequestOutput(name, 1, 0, ids[:1]))
+        elif kind == "error":
+            self.say(PREFILL, RequestOutput(name, 1, 0, ids[:1]))
+            self.say(DECODE, RequestOutput(name, 1, 1, (), FinishReason.ERROR, "HANDOFF_FAILED", "the link broke"))
+        elif kind == "late":
+            self.say(DECODE, RequestOutput(name, 1, 0, (), FinishReason.DEADLINE, "DEADLINE"))
+        elif kind == "flood":
+            self.say(PREFILL, RequestOutput(name, 1, 0, ids[:1] * 5000))
+        else:
+            self.say(DECODE, RequestOutput(name, 1, 1, ids[1:], FinishReason.STOP))
+            await asyncio.sleep(0)
+            mark = Mark(MarkKind.FIRST_TOKEN, at_ns=0)
+            self.say(PREFILL, RequestOutput(name, 1, 0, ids[:1], cached_tokens=16, marks=(mark,)))
+
+    def say(self, worker: WorkerRef, *outputs: RequestOutput) -> None:
+        """One item of a worker's stream; its marks are stamped 0."""
+        assert self.performer is not None
+        self.sequence += 1
+        item = StreamItem("s", self.sequence, self.age_ns, worker, worker.incarnation, None, outputs)
+        self.performer.receive(item)
+
+    def report(self, *workers: WorkerRef, draining: bool = False) -> None:
+        """Items with reports alone."""
+        assert self.performer is not None
+        for worker in workers:
+            self.sequence += 1
+            found = report_of(worker, self.sequence, draining)
+            self.performer.receive(StreamItem("s", self.sequence, 0, worker, worker.incarnation, found, ()))
