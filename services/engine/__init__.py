@@ -1,16 +1,20 @@
 """The torch engine: everything that touches tensors on a worker.
 
+checkpoint.py      what a model folder must hold; from a configured path to such a folder (no torch)
+gguf_convert.py    a GGUF file dequantised once into a folder (no torch)
 kv_pool.py         pages of K and V
-attention.py       paged attention over block tables
-layers.py          linear, norm, rotary, gated activation
-model.py           decoder-only transformers of the Llama family
-vision.py          image towers and their projectors
 weights.py         checkpoints to tensors
+layers.py          linear, norm, rotary, gated activation
+attention.py       paged attention over block tables
 input_batch.py     a step's rows as tensors
+model.py           decoder-only transformers of the Llama family
 sampler.py         counter-based sampling
+model_runner.py    one step of a model
+tiny.py            a random model of a few layers, for tests
+checksum.py        sums that find a wrong byte of KV
+kv_link.py         KV between two workers over torch.distributed
+vision.py          image towers and their projectors
 verifier.py        speculative verification
 cuda_graph.py      captured decode steps
-model_runner.py    one step of a model
 encoder_runner.py  one step of an encoder
-kv_link.py         KV between two workers over torch.distributed
 """

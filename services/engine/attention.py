@@ -1,0 +1,145 @@
+"""Paged attention over block tables, summed in fixed tiles of keys so that no bit depends on the batch or the chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from services.engine.kv_pool import PagedKvPool
+
+# Keys are summed tile by tile from position 0 on. A tile behind a query's position adds exact zeros, so a query's
+# result is the same whether its step looks at just enough tiles (decode) or at more of them (a prefill chunk).
+TILE_TOKENS = 128
+QUERY_CHUNK = 128
+# The batched product is bit-equal from 3 rows on (measured as in layers.py); short queries repeat their last row.
+MIN_ROWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive query tokens of one sequence.
+
+    Attributes:
+        first_token: index of the first among the step's tokens.
+        count: how many.
+        position: position of the first in its sequence.
+        blocks: KV blocks of the sequence, at least up to the last query.
+    """
+
+    first_token: int
+    count: int
+    position: int
+    blocks: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionGroup:
+    """Spans of equal length that are computed together.
+
+    Attributes:
+        tokens: [sequences, queries] indices among the step's tokens; rows that only pad repeat the last one.
+        count: queries of each sequence that are not padding.
+        pages: [2 * sequences * kv_heads * blocks] rows of a layer's pages, K first.
+        bias: [sequences, 1, tiles, 1, queries, tile] 0 where a key is seen, -inf where not.
+    """
+
+    tokens: Tensor
+    count: int
+    pages: Tensor
+    bias: Tensor
+
+
+def plan(spans: Sequence[Span], pool: PagedKvPool, group_size: int) -> list[AttentionGroup]:
+    """Cut spans into query chunks and group those that can share one batched product.
+
+    Long chunks stand alone. Short ones (decode rows) share a group when their numbers of tiles are close, so that
+    padding the shorter ones costs at most a quarter.
+
+    Args:
+        group_size: query heads that share one KV head.
+    """
+    groups: list[AttentionGroup] = []
+    short: dict[tuple[int, int], list[Span]] = {}
+    for span in spans:
+        for start in range(0, span.count, QUERY_CHUNK):
+            count = min(QUERY_CHUNK, span.count - start)
+            chunk = Span(span.first_token + start, count, span.position + start, span.blocks)
+            if count * group_size > MIN_ROWS:
+                groups.append(_group([chunk], pool, group_size))
+            else:
+                short.setdefault((count, _bucket(_tiles(chunk, pool.block_size))), []).append(chunk)
+    return groups + [_group(members, pool, group_size) for members in short.values()]
+
+
+def _bucket(tiles: int) -> int:
+    step = max(1, tiles // 4)
+    return -(-tiles // step) * step
+
+
+def _tile_blocks(block_size: int) -> int:
+    return max(1, TILE_TOKENS // block_size)
+
+
+def _tiles(span: Span, block_size: int) -> int:
+    tile = _tile_blocks(block_size) * block_size
+    return -(-(span.position + span.count) // tile)
+
+
+def _group(spans: Sequence[Span], pool: PagedKvPool, group_size: int) -> AttentionGroup:
+    count = spans[0].count
+    queries = max(count, -(-MIN_ROWS // group_size))
+    tiles = max(_tiles(span, pool.block_size) for span in spans)
+    width = tiles * _tile_blocks(pool.block_size)  # blocks of each sequence, padded
+    steps = torch.arange(queries).clamp_max(count - 1)
+    tokens = torch.tensor([span.first_token for span in spans]).unsqueeze(1) + steps
+    positions = torch.tensor([span.position for span in spans]).unsqueeze(1) + steps
+    keys = torch.arange(width * pool.block_size).view(1, 1, tiles, 1, 1, -1)
+    bias = torch.zeros(len(spans), 1, tiles, 1, queries, keys.shape[-1])
+    bias.masked_fill_(keys > positions.view(len(spans), 1, 1, 1, queries, 1), float("-inf"))
+    # Padding repeats a sequence's own last block: what is not seen is still never another request's.
+    tables = torch.tensor([[*span.blocks[:width], *[span.blocks[-1]] * (width - len(span.blocks))] for span in spans])
+    pages = (torch.arange(2).view(2, 1, 1, 1) * pool.num_blocks + tables.view(len(spans), 1, width)) * pool.num_kv_heads
+    pages = pages + torch.arange(pool.num_kv_heads).view(1, 1, -1, 1)  # [2, sequences, kv_heads, width]
+    return AttentionGroup(tokens, count, pages.flatten(), bias)
+
+
+def attend(q: Tensor, layer_pages: Tensor, groups: Sequence[AttentionGroup], out: Tensor) -> None:
+    """softmax(q · Kᵀ / sqrt(head_dim)) · V for every query, causal, with K and V read through the block tables.
+
+    Args:
+        q: [tokens, heads, head_dim] float32.
+        layer_pages: [2, num_blocks, kv_heads, block_size, head_dim], one layer of the pool.
+        out: [tokens, heads, head_dim] float32, written.
+    """
+    _, _, kv_heads, block_size, head_dim = layer_pages.shape
+    group_size = q.shape[1] // kv_heads
+    flat_pages = layer_pages.view(-1, block_size * head_dim)
+    for group in groups:
+        sequences, _, tiles, _, queries, tile = group.bias.shape
+        batch = sequences * kv_heads * tiles
+        rows = group_size * queries
+        keys, values = flat_pages.index_select(0, group.pages).float().view(2, batch, tile, head_dim)
+        own = q.index_select(0, group.tokens.flatten()).mul_(head_dim**-0.5)
+        own = own.view(sequences, queries, kv_heads, group_size, head_dim).permute(0, 2, 3, 1, 4)
+        own = own.reshape(sequences, kv_heads, 1, rows, head_dim).expand(-1, -1, tiles, -1, -1)
+        scores = torch.bmm(own.reshape(batch, rows, head_dim), keys.transpose(1, 2))
+        scores.view(sequences, kv_heads, tiles, group_size, queries, tile).add_(group.bias)
+        by_tile = scores.view(sequences, kv_heads, tiles, rows, tile)
+        by_tile.sub_(by_tile.amax((2, 4), keepdim=True)).exp_()
+        total = _add_tiles(by_tile.sum(-1, keepdim=True))  # [sequences, kv_heads, rows, 1]
+        mixed = _add_tiles(torch.bmm(scores, values).view(sequences, kv_heads, tiles, rows, head_dim))
+        mixed.div_(total)
+        answer = mixed.view(sequences, kv_heads, group_size, queries, head_dim)[:, :, :, : group.count]
+        answer = answer.permute(0, 3, 1, 2, 4).reshape(-1, kv_heads * group_size, head_dim)
+        out.index_copy_(0, group.tokens[:, : group.count].flatten(), answer)
+
+
+def _add_tiles(parts: Tensor) -> Tensor:
+    """Sum [sequences, kv_heads, tiles, ...] over tiles, strictly in order of position."""
+    total = parts[:, :, 0]
+    for tile in range(1, parts.shape[2]):
+        total = total + parts[:, :, tile]
+    return total

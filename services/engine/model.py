@@ -1,0 +1,105 @@
+"""A decoder-only transformer of the Llama family over flattened batches and paged KV."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from services.engine.attention import attend
+from services.engine.checkpoint import ModelShape
+from services.engine.input_batch import InputBatch
+from services.engine.kv_pool import PagedKvPool
+from services.engine.layers import Linear, LinearFactory, Rotary, rms_norm, silu_and_mul
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Weights of one layer; fused projections are Q, K, V and gate, up in that order."""
+
+    input_norm: Tensor
+    qkv: Linear
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    output: Linear
+    post_norm: Tensor
+    gate_up: Linear
+    down: Linear
+
+
+class Model:
+    """The transformer.
+
+    Args:
+        tensors: by Hugging Face's names, shaped as `shape.tensors()` says, of any float dtype.
+        dtype: `float32`, `float16` or `bfloat16`: how weights are kept and multiplied. Activations are float32.
+
+    Attributes:
+        notes: one line for each linear that had to fall back to a slower kind.
+    """
+
+    def __init__(self, shape: ModelShape, tensors: dict[str, Tensor], dtype: str) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        factory = LinearFactory(dtype)
+        self._embedding = tensors["model.embed_tokens.weight"]
+        self._layers = [self._layer(f"model.layers.{index}.", tensors, factory) for index in range(shape.num_layers)]
+        self._norm = tensors["model.norm.weight"].float()
+        self._head = factory(self._embedding if shape.tied else tensors["lm_head.weight"])
+        self._rotary = Rotary(shape.head_dim, shape.rope_theta, shape.max_position)
+        self.notes = tuple(factory.notes)
+
+    def _layer(self, base: str, tensors: dict[str, Tensor], factory: LinearFactory) -> Layer:
+        head_dim = self.shape.head_dim
+        attention, mlp = base + "self_attn.", base + "mlp."
+
+        def fused(kind: str) -> Tensor:
+            q, k, v = (tensors[f"{attention}{name}_proj.{kind}"].float() for name in "qkv")
+            return torch.cat([Rotary.interleave(q, head_dim), Rotary.interleave(k, head_dim), v])
+
+        def head_norm(name: str) -> Tensor | None:
+            return Rotary.interleave(tensors[attention + name].float(), head_dim) if self.shape.qk_norm else None
+
+        return Layer(
+            input_norm=tensors[base + "input_layernorm.weight"].float(),
+            qkv=factory(fused("weight"), fused("bias") if self.shape.qkv_bias else None),
+            q_norm=head_norm("q_norm.weight"),
+            k_norm=head_norm("k_norm.weight"),
+            output=factory(tensors[attention + "o_proj.weight"]),
+            post_norm=tensors[base + "post_attention_layernorm.weight"].float(),
+            gate_up=factory(torch.cat([tensors[mlp + "gate_proj.weight"], tensors[mlp + "up_proj.weight"]])),
+            down=factory(tensors[mlp + "down_proj.weight"]),
+        )
+
+    def forward(self, batch: InputBatch, pool: PagedKvPool) -> Tensor:
+        """Write the KV of every token of the batch into the pool, and compute the logits of its sampled rows.
+
+        Returns:
+            [sampled rows, vocab] float32.
+        """
+        x = self._embedding.index_select(0, batch.token_ids).float()  # [tokens, hidden]
+        factors = self._rotary.factors(batch.positions)
+        for layer, pages in zip(self._layers, pool.data, strict=True):
+            x = x + self._attention(layer, x, factors, batch, pages)
+            inner = silu_and_mul(layer.gate_up(rms_norm(x, layer.post_norm, self.shape.norm_eps)))
+            x = x + layer.down(inner)
+        if not len(batch.sampled):
+            return torch.empty(0, self.shape.vocab)
+        return self._head(rms_norm(x.index_select(0, batch.sampled), self._norm, self.shape.norm_eps))
+
+    def _attention(self, layer: Layer, x: Tensor, factors: Tensor, batch: InputBatch, pages: Tensor) -> Tensor:
+        """x [tokens, hidden]; pages [2, num_blocks, kv_heads, block_size, head_dim], written before they are read."""
+        shape = self.shape
+        turned = shape.heads + shape.kv_heads
+        qkv = layer.qkv(rms_norm(x, layer.input_norm, shape.norm_eps))
+        heads = qkv.view(len(x), turned + shape.kv_heads, shape.head_dim)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            heads[:, : shape.heads] = rms_norm(heads[:, : shape.heads], layer.q_norm, shape.norm_eps)
+            heads[:, shape.heads : turned] = rms_norm(heads[:, shape.heads : turned], layer.k_norm, shape.norm_eps)
+        Rotary.apply_(heads[:, :turned], factors)
+        kv = heads[:, shape.heads :].reshape(-1, shape.head_dim)
+        pages.view(-1, shape.head_dim).index_copy_(0, batch.slots, kv.to(pages.dtype))
+        mixed = torch.empty(len(x), shape.heads, shape.head_dim)
+        attend(heads[:, : shape.heads], pages, batch.groups, mixed)
+        return layer.output(mixed.flatten(1))

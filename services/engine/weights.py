@@ -1,0 +1,31 @@
+"""Safetensors to tensors under Hugging Face's names, memory-mapped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+from services.engine.checkpoint import ModelShape, check_folder, weight_files
+
+EMBEDDING = "model.embed_tokens.weight"
+
+
+def load_tensors(folder: Path) -> tuple[ModelShape, dict[str, Tensor]]:
+    """The model's shape and all its tensors, in the dtype of the files; pages are read when they are first used.
+
+    Each tensor that is looked up row by row has a mapping of its own, so that dropping the others really unmaps them.
+
+    Raises:
+        ModelError: a file, a tensor or a shape is wrong; see `check_folder`.
+    """
+    shape = check_folder(folder)
+    files = weight_files(folder)
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(set(files.values())):
+        with safe_open(file, framework="pt") as reader:
+            tensors |= {name: reader.get_tensor(name) for name in shape.tensors() if files[name] == file}
+    with safe_open(files[EMBEDDING], framework="pt") as reader:
+        tensors[EMBEDDING] = reader.get_tensor(EMBEDDING)
+    return shape, tensors
