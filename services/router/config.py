@@ -17,5 +17,5 @@ class RouterConfig(Strict):
     early_grant_tokens: int = Field(
         512,
         ge=0,
-        description="Uncached prompts of at least this many tokens ask for an early grant (Splitwise); 0: never.",
+        description="Prompts of at least this many tokens ask for an early grant (Splitwise); 0: never.",
     )

@@ -1,9 +1,6 @@
-"""Shell: the one Ray actor class, whatever stages it hosts.
+"""The shell of a worker process: performs its core's actions with Ray, torch and torch.distributed.
 
-config.py         threads, ports, heartbeats
-actor.py          the actor
-step_thread.py    the thread that runs torch
-links.py          one link thread per peer
-subscriptions.py  token streams to front doors, under leases
-performer.py      performs the actions of the stages
+Files in reading order: config (what a worker is started with), assemble (spec to state machine; pure), step_thread
+(runs torch), links (runs KV links), peers (control messages), subscriptions (token streams), faults (test hooks),
+performer (events in, actions performed), process (all parts wired), actor (the Ray actor class).
 """

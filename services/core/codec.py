@@ -1,0 +1,80 @@
+"""Events and actions as JSON values and back, and the canonical text of a state."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+from services.core import actions, batch, request, timeline
+
+Json = Any
+"""A value that `json` writes."""
+
+
+@lru_cache(maxsize=1)
+def _types() -> dict[str, type]:
+    """Every dataclass and enum that may stand in a log, by name."""
+    found: dict[str, type] = {}
+    for module in (actions, batch, request, timeline):
+        for name, value in vars(module).items():
+            if isinstance(value, type) and (dataclasses.is_dataclass(value) or issubclass(value, StrEnum)):
+                found[name] = value
+    return found
+
+
+def encode(value: object) -> Json:
+    """Plain JSON; dataclasses and enums carry their type's name, bytes are hex, tuples are lists."""
+    if isinstance(value, StrEnum):
+        return {"_": type(value).__name__, "v": value.value}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, bytes):
+        return {"_": "bytes", "v": value.hex()}
+    if isinstance(value, tuple | list):
+        return [encode(each) for each in value]
+    assert dataclasses.is_dataclass(value), f"{type(value).__name__} cannot be logged"
+    fields = {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return {"_": type(value).__name__, **fields}
+
+
+def decode(data: Json) -> Any:
+    """The value that `encode` wrote; lists come back as tuples.
+
+    Raises:
+        ValueError: an unknown type name.
+    """
+    if isinstance(data, list):
+        return tuple(decode(each) for each in data)
+    if not isinstance(data, dict):
+        return data
+    name = data["_"]
+    if name == "bytes":
+        return bytes.fromhex(data["v"])
+    cls = _types().get(name)
+    if cls is None:
+        raise ValueError(f"unknown type {name!r} in a decision log")
+    if issubclass(cls, StrEnum):
+        return cls(data["v"])
+    return cls(**{key: decode(each) for key, each in data.items() if key != "_"})
+
+
+def canonical(value: object) -> str:
+    """One text for one state: dict order kept, floats as hex, so that equal texts mean equal behaviour."""
+    if value is None or isinstance(value, bool | StrEnum | str):
+        return json.dumps(value)
+    if isinstance(value, int):
+        return str(value)
+    return _CANONICAL[type(value)](value)
+
+
+_CANONICAL: dict[type, Callable[[Any], str]] = {
+    float: lambda value: value.hex(),
+    bytes: lambda value: f'"{value.hex()}"',
+    list: lambda value: f"[{','.join(map(canonical, value))}]",
+    tuple: lambda value: f"[{','.join(map(canonical, value))}]",
+    dict: lambda value: "{" + ",".join(f"{canonical(k)}:{canonical(v)}" for k, v in value.items()) + "}",
+}

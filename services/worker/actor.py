@@ -1,0 +1,144 @@
+"""The one Ray actor class of every role: a thin front of `WorkerProcess`, wrapped in cluster/launch.py."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError
+
+from services.core.actions import Cancel, Drain, PeerBody, PeerMessage, Submit, WorkerReport
+from services.core.clock import NS_PER_S, WallClock
+from services.core.errors import UnavailableError
+from services.core.request import FinishReason, Request, WorkerRef
+from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name
+from services.worker.config import WorkerSpec
+from services.worker.peers import PeerGone
+from services.worker.process import WorkerProcess, load
+
+logger = logging.getLogger(__name__)
+
+MAINTAIN_EVERY_S = 0.5
+
+
+class WorkerActor:
+    """One worker process. Async methods run on the actor's event loop; none of them blocks it.
+
+    Args:
+        spec: `WorkerSpec` as plain data.
+    """
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._spec = WorkerSpec.model_validate(spec)
+        self._clock = WallClock()
+        self._heard_ns = self._clock.now_ns()
+        self._process: WorkerProcess | None = None
+        self._loading: asyncio.Task[WorkerProcess] | None = None
+        self._handles: dict[str, Any] = {}
+
+    async def ready(self) -> WorkerInfo:
+        """Wait until the model is loaded; every caller gets the same process."""
+        if self._loading is None:
+            self._loading = asyncio.get_running_loop().create_task(self._load())
+        return (await asyncio.shield(self._loading)).info()
+
+    async def _load(self) -> WorkerProcess:
+        runner = await asyncio.to_thread(load, self._spec)
+        self._process = WorkerProcess(self._spec, runner, self._call_peer)
+        self._heard_ns = self._clock.now_ns()
+        self._maintenance = asyncio.get_running_loop().create_task(self._maintain())
+        return self._process
+
+    def _running(self) -> WorkerProcess:
+        if self._process is None:
+            raise UnavailableError(f"worker {self._spec.worker_id} is still loading", reason="STARTING")
+        return self._process
+
+    # --- the controller ---------------------------------------------------------------------------------------
+
+    async def heartbeat(self, controller: str) -> WorkerReport:
+        """The controller lives; how are you?"""
+        self._heard_ns = self._clock.now_ns()
+        return self._running().report()
+
+    async def drain(self) -> None:
+        """Take no new request."""
+        self._running().performer.feed(Drain("controller"))
+
+    async def stop(self) -> None:
+        """Close everything and exit; the caller sees the actor die."""
+        logger.info("worker %s stops", self._spec.worker_id)
+        if self._process is not None:
+            self._process.close()
+        asyncio.get_running_loop().call_later(0.05, os._exit, 0)
+
+    async def arm_fault(self, spec: str) -> None:
+        """Set a fault (tests); refused unless `testing.enabled`."""
+        self._running().faults.arm(spec)
+
+    # --- front doors ------------------------------------------------------------------------------------------
+
+    async def submit(self, front_door: str, sequence: int, request: Request, budget_ms: int | None) -> None:
+        """Take a request; its tokens go to the front door's subscription."""
+        process = self._running()
+        process.subscriptions.dispatched(front_door, sequence)
+        process.performer.feed(Submit(front_door, request))
+
+    async def cancel(self, front_door: str, request_id: str, finish: FinishReason, reason: str) -> None:
+        """Drop a request and everything it holds here."""
+        self._running().performer.feed(Cancel(front_door, request_id, finish, reason))
+
+    async def subscribe(self, front_door: str, incarnation: int, from_sequence: int) -> AsyncIterator[StreamItem]:
+        """Tokens and reports for one front door, until its lease ends."""
+        async for item in self._running().subscriptions.open(front_door, incarnation, from_sequence):
+            yield item
+
+    async def acknowledge(self, front_door: str, incarnation: int, sequence: int) -> bool:
+        """A front door's heartbeat; False when it must subscribe anew."""
+        return self._running().subscriptions.acknowledge(front_door, incarnation, sequence)
+
+    # --- other workers ----------------------------------------------------------------------------------------
+
+    async def peer(self, source: WorkerRef, target: WorkerRef, sequence: int, bodies: tuple[PeerBody, ...]) -> bool:
+        """Messages about transfers, in order; False when they are meant for an earlier process of this name."""
+        process = self._process
+        if process is None or target != process.me:
+            return False
+        for offset, body in enumerate(bodies):
+            process.performer.feed(PeerMessage(source, sequence + offset, body))
+        return True
+
+    async def _call_peer(self, to: WorkerRef, sequence: int, bodies: tuple[PeerBody, ...]) -> None:
+        process = self._running()
+        try:
+            if to.worker_id not in self._handles:
+                name = actor_name(self._spec.cluster_id, to.worker_id)
+                self._handles[to.worker_id] = await asyncio.to_thread(ray.get_actor, name, NAMESPACE)
+            taken = await self._handles[to.worker_id].peer.remote(process.me, to, sequence, bodies)
+        except (RayActorError, ValueError) as error:
+            self._handles.pop(to.worker_id, None)
+            raise PeerGone(f"its process is gone ({type(error).__name__})") from error
+        except RayError as error:
+            logger.exception("peer %s failed on a message", to.worker_id)
+            raise PeerGone(f"it failed on a message ({type(error).__name__})") from error
+        if not taken:
+            raise PeerGone("it was restarted")
+
+    async def _maintain(self) -> None:
+        """Expire silent front doors; drain and exit when no controller has called for too long."""
+        process = self._running()
+        silence_ns = int(self._spec.worker.controller_silence_s * NS_PER_S)
+        while True:
+            await asyncio.sleep(MAINTAIN_EVERY_S)
+            process.subscriptions.expire()
+            if self._clock.now_ns() - self._heard_ns > silence_ns:
+                if not process.core.draining:
+                    logger.error("no controller for %.0f s: draining", self._spec.worker.controller_silence_s)
+                    process.performer.feed(Drain("worker"))
+                elif process.core.idle:
+                    await self.stop()
+                    return

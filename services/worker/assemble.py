@@ -1,0 +1,54 @@
+"""Builds the state machine of a worker from its spec: the same call in the cluster, in replay and in the simulator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.core.request import WorkerRef
+from services.decode.stage import DecodeStage
+from services.kvcache.block_manager import BlockManager
+from services.kvcache.transfer import Transfers
+from services.prefill.stage import PrefillStage
+from services.scheduling.host import DECODE, PREFILL, Stage, WorkerCore
+from services.scheduling.mixed import MixedScheduler
+from services.worker.config import WorkerSpec
+
+
+def build_worker_core(
+    spec: WorkerSpec, me: WorkerRef, num_blocks: int, store_address: str, unix_offset_ns: int
+) -> WorkerCore:
+    """Stages of the spec's roles over one pool of `num_blocks` blocks."""
+    cache = spec.cache
+    blocks = BlockManager(num_blocks, cache.block_size_tokens, cache.watermark, cache.prefix_caching)
+    transfers = Transfers(me, blocks, spec.transfer, store_address)
+    scheduler = MixedScheduler(spec.scheduler, blocks)
+    stages: dict[str, Stage] = {}
+    if PREFILL in spec.roles:
+        stages[PREFILL] = PrefillStage(spec.prefill, scheduler, transfers, cache.block_size_tokens)
+    if DECODE in spec.roles:
+        stages[DECODE] = DecodeStage(spec.decode, scheduler, blocks, transfers)
+    return WorkerCore(stages, scheduler, blocks, transfers, unix_offset_ns)
+
+
+def log_header(
+    spec: WorkerSpec, me: WorkerRef, num_blocks: int, store_address: str, unix_offset_ns: int
+) -> dict[str, Any]:
+    """What a decision log needs to build the same core again."""
+    return {
+        "spec": spec.model_dump(mode="json"),
+        "worker": [me.worker_id, me.incarnation],
+        "num_blocks": num_blocks,
+        "store_address": store_address,
+        "unix_offset_ns": unix_offset_ns,
+    }
+
+
+def core_from_header(header: dict[str, Any]) -> WorkerCore:
+    """The inverse of `log_header`, through `build_worker_core`."""
+    return build_worker_core(
+        WorkerSpec.model_validate(header["spec"]),
+        WorkerRef(*header["worker"]),
+        header["num_blocks"],
+        header["store_address"],
+        header["unix_offset_ns"],
+    )

@@ -1,0 +1,116 @@
+"""Builds everything inside one worker process: engine, pool, links, core, and what performs for it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
+
+from services.core.actions import FrontDoorLost, LinkKey, LinkRole, StepDone, WorkerReport
+from services.core.clock import NS_PER_MS, WallClock
+from services.core.decision_log import DecisionLog
+from services.core.request import WorkerRef
+from services.core.seeds import new_incarnation
+from services.core.wire import WorkerInfo
+from services.engine.kv_link import GlooLink, StoreServer
+from services.engine.model_runner import ModelRunner, load_runner
+from services.worker.assemble import build_worker_core, log_header
+from services.worker.config import WorkerSpec
+from services.worker.faults import Faults
+from services.worker.links import Links
+from services.worker.peers import PeerCall, Peers
+from services.worker.performer import WorkerPerformer
+from services.worker.step_thread import StepThread
+from services.worker.subscriptions import Subscriptions
+
+
+def load(spec: WorkerSpec) -> ModelRunner:
+    """Load weights and make the KV pool; blocking, seconds."""
+    return load_runner(
+        Path(spec.model_folder),
+        spec.model.dtype,
+        spec.cache.memory_bytes,
+        spec.cache.block_size_tokens,
+        spec.threads,
+        digests=spec.testing.enabled and spec.testing.logits_digests,
+    )
+
+
+class WorkerProcess:
+    """The parts of one worker, wired; made on its event loop.
+
+    Args:
+        spec: what to be.
+        runner: loaded model and pool.
+        call: reaches other workers.
+    """
+
+    def __init__(self, spec: WorkerSpec, runner: ModelRunner, call: PeerCall) -> None:
+        self.spec = spec
+        self.me = WorkerRef(spec.worker_id, new_incarnation())
+        self._clock = WallClock()
+        self._report_sequence = 0
+        self._log_file: TextIO | None = None
+        self.faults = Faults(spec.worker_id, spec.testing.fault, spec.testing.enabled)
+        self.store = StoreServer(spec.worker.host, spec.worker.store_ports)
+        offset_ns = self._clock.unix_ms() * NS_PER_MS - self._clock.now_ns()
+        built = (spec, self.me, runner.pool.num_blocks, self.store.address, offset_ns)
+        self.core = build_worker_core(*built)
+        log = None
+        if spec.decision_log is not None:
+            folder = Path(spec.decision_log)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{spec.worker_id}.{self.me.incarnation:x}.jsonl"
+            self._log_file = path.open("w", buffering=1, encoding="utf-8")
+            log = DecisionLog(self._log_file.write, self.core, "worker", log_header(*built))
+        self.performer = WorkerPerformer(self.core, self._clock, spec.worker_id, self, log, spec.testing.enabled)
+        self.subscriptions = Subscriptions(self.me, spec.worker, self._clock, self._report, self._front_door_lost)
+        self._links = Links(self.me, self.performer.feed_threadsafe, self._make_link)
+        self._pool = runner.pool
+        self._steps = StepThread(runner, lambda output: self.performer.feed_threadsafe(StepDone("runner", output)))
+        self.performer.connect(self._steps, self._links, Peers(self.me, call, self.performer.feed), self.subscriptions)
+
+    def hit(self, point: str, value: int | None = None) -> str | None:
+        """Pass a fault point; a dead store is performed here, other faults are the caller's."""
+        fault = self.faults.hit(point, value)
+        if fault == "store-death":
+            self.store.close()
+        return fault
+
+    def _make_link(self, key: LinkKey, role: LinkRole, store_address: str) -> GlooLink:
+        return GlooLink(key, role, store_address, self._pool, self.spec.worker.host, self.faults)
+
+    def _front_door_lost(self, front_door: str) -> None:
+        self.performer.feed(FrontDoorLost(self.me.worker_id, front_door))
+
+    def info(self) -> WorkerInfo:
+        """What the controller tells others of this worker."""
+        return WorkerInfo(self.me, self.spec.pool, self.spec.roles, os.getpid(), self.store.address)
+
+    def _report(self, dispatch_sequence: int) -> WorkerReport:
+        self._report_sequence += 1
+        return WorkerReport(
+            source=self.me,
+            pid=os.getpid(),
+            pool=self.spec.pool,
+            roles=self.spec.roles,
+            draining=self.core.draining,
+            sequence=self._report_sequence,
+            dispatch_sequence=dispatch_sequence,
+            store_address=self.store.address,
+            **asdict(self.core.load()),
+        )
+
+    def report(self) -> WorkerReport:
+        """The report that answers the controller's heartbeat."""
+        return self._report(0)
+
+    def close(self) -> None:
+        """End streams, links, the step thread and the store."""
+        self.subscriptions.close()
+        self._links.shutdown()
+        self._steps.stop()
+        self.store.close()
+        if self._log_file is not None:
+            self._log_file.close()
