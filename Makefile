@@ -27,16 +27,16 @@ help: ## List the targets
 	@echo
 	@echo "  make serve [CONFIG=file.yaml] [HTTP_PORT=8000] [GRPC_PORT=50051];  make accept ISSUE=1"
 
-setup: ## Create .venv with everything, once per change of pyproject.toml or constraints.txt
+setup: ## Create .venv with everything, once per change of the dependencies
 	@set -e; \
-	key="$$(cat pyproject.toml constraints.txt | cksum)"; \
+	key="$$(sed '/^\[tool\.triptych/,$$d' pyproject.toml | cat - constraints.txt | cksum)"; \
 	if [ "$$(cat $(STAMP) 2>/dev/null)" = "$$key" ] && [ -x $(BIN)/triptych ]; then \
 	  echo "setup: $(VENV) is up to date"; exit 0; fi; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "setup: Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }; \
 	rm -f $(STAMP); \
 	if [ ! -x $(BIN)/python ]; then echo "setup: creating $(VENV)"; $(PYTHON) -m venv $(VENV); fi; \
-	install="$(PIP) install -q --progress-bar off"; \
+	install="$(PIP) install -qq --no-compile --progress-bar off"; \
 	$$install -c constraints.txt setuptools; \
 	if [ "$$(uname -s)" != Linux ] || nvidia-smi >/dev/null 2>&1; then \
 	  echo "setup: installing torch $(TORCH_VERSION), default build"; \

@@ -261,7 +261,11 @@ def inits(root: Path) -> list[str]:
         listed = set(re.findall(r"\w+(?:\.\w+)*", text))
         beside = [path.name for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
         beside += [path.parent.name for path in sorted(folder.glob("*/__init__.py"))]
-        found += [f"{name_of(root, init)}: does not list {name}" for name in beside if name not in listed]
+        found += [
+            f"{name_of(root, init)}: does not list {name}"
+            for name in beside
+            if not {name, name.removesuffix(".py")} & listed
+        ]
     return found
 
 
