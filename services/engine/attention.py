@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,11 @@ TILE_TOKENS = 128
 QUERY_CHUNK = 128
 # The batched product is bit-equal from 3 rows on (measured as in layers.py); short queries repeat their last row.
 MIN_ROWS = 8
+
+
+def as_tensor(numbers: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+    """int64 tensor of a list; by way of numpy, which reads lists several times as fast as torch."""
+    return torch.from_numpy(np.array(numbers, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +38,7 @@ class Span:
     first_token: int
     count: int
     position: int
-    blocks: Sequence[int]
+    blocks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +49,15 @@ class AttentionGroup:
         tokens: [sequences, queries] indices among the step's tokens; rows that only pad repeat the last one.
         count: queries of each sequence that are not padding.
         pages: [2 * sequences * kv_heads * blocks] rows of a layer's pages, K first.
-        bias: [sequences, 1, tiles, 1, queries, tile] 0 where a key is seen, -inf where not.
+        bias: [sequences, queries, keys] 0 where a key is seen, -inf where not.
+        tile: keys that are summed together.
     """
 
     tokens: Tensor
     count: int
     pages: Tensor
     bias: Tensor
+    tile: int
 
 
 def plan(spans: Sequence[Span], pool: PagedKvPool, group_size: int) -> list[AttentionGroup]:
@@ -64,13 +72,13 @@ def plan(spans: Sequence[Span], pool: PagedKvPool, group_size: int) -> list[Atte
     groups: list[AttentionGroup] = []
     short: dict[tuple[int, int], list[Span]] = {}
     for span in spans:
+        if span.count * group_size <= MIN_ROWS:
+            short.setdefault((span.count, _bucket(_tiles(span, pool.block_size))), []).append(span)
+            continue
         for start in range(0, span.count, QUERY_CHUNK):
             count = min(QUERY_CHUNK, span.count - start)
             chunk = Span(span.first_token + start, count, span.position + start, span.blocks)
-            if count * group_size > MIN_ROWS:
-                groups.append(_group([chunk], pool, group_size))
-            else:
-                short.setdefault((count, _bucket(_tiles(chunk, pool.block_size))), []).append(chunk)
+            groups.append(_group([chunk], pool, group_size))
     return groups + [_group(members, pool, group_size) for members in short.values()]
 
 
@@ -91,26 +99,26 @@ def _tiles(span: Span, block_size: int) -> int:
 def _group(spans: Sequence[Span], pool: PagedKvPool, group_size: int) -> AttentionGroup:
     count = spans[0].count
     queries = max(count, -(-MIN_ROWS // group_size))
-    tiles = max(_tiles(span, pool.block_size) for span in spans)
-    width = tiles * _tile_blocks(pool.block_size)  # blocks of each sequence, padded
+    tile_blocks = _tile_blocks(pool.block_size)
+    width = tile_blocks * max(_tiles(span, pool.block_size) for span in spans)  # blocks of each sequence, padded
     steps = torch.arange(queries).clamp_max(count - 1)
-    tokens = torch.tensor([span.first_token for span in spans]).unsqueeze(1) + steps
-    positions = torch.tensor([span.position for span in spans]).unsqueeze(1) + steps
-    keys = torch.arange(width * pool.block_size).view(1, 1, tiles, 1, 1, -1)
-    bias = torch.zeros(len(spans), 1, tiles, 1, queries, keys.shape[-1])
-    bias.masked_fill_(keys > positions.view(len(spans), 1, 1, 1, queries, 1), float("-inf"))
+    tokens = as_tensor([span.first_token for span in spans]).unsqueeze(1) + steps
+    positions = as_tensor([span.position for span in spans]).unsqueeze(1) + steps
+    keys = torch.arange(width * pool.block_size)
+    bias = torch.zeros(len(spans), queries, len(keys)).masked_fill_(keys > positions.unsqueeze(2), float("-inf"))
     # Padding repeats a sequence's own last block: what is not seen is still never another request's.
-    tables = torch.tensor([[*span.blocks[:width], *[span.blocks[-1]] * (width - len(span.blocks))] for span in spans])
-    pages = (torch.arange(2).view(2, 1, 1, 1) * pool.num_blocks + tables.view(len(spans), 1, width)) * pool.num_kv_heads
-    pages = pages + torch.arange(pool.num_kv_heads).view(1, 1, -1, 1)  # [2, sequences, kv_heads, width]
-    return AttentionGroup(tokens, count, pages.flatten(), bias)
+    tables = as_tensor([[*span.blocks[:width], *span.blocks[-1:] * (width - len(span.blocks))] for span in spans])
+    side = torch.arange(2).view(2, 1, 1, 1) * pool.num_blocks
+    head = torch.arange(pool.num_kv_heads).view(1, 1, -1, 1)
+    pages = (side + tables.unsqueeze(1)) * pool.num_kv_heads + head  # [2, sequences, kv_heads, width]
+    return AttentionGroup(tokens, count, pages.flatten(), bias, tile_blocks * pool.block_size)
 
 
 def attend(q: Tensor, layer_pages: Tensor, groups: Sequence[AttentionGroup], out: Tensor) -> None:
-    """softmax(q · Kᵀ / sqrt(head_dim)) · V for every query, causal, with K and V read through the block tables.
+    """softmax(q · Kᵀ) · V for every query, causal, with K and V read through the block tables.
 
     Args:
-        q: [tokens, heads, head_dim] float32.
+        q: [tokens, heads, head_dim] float32, already scaled by 1 / sqrt(head_dim).
         layer_pages: [2, num_blocks, kv_heads, block_size, head_dim], one layer of the pool.
         out: [tokens, heads, head_dim] float32, written.
     """
@@ -118,28 +126,33 @@ def attend(q: Tensor, layer_pages: Tensor, groups: Sequence[AttentionGroup], out
     group_size = q.shape[1] // kv_heads
     flat_pages = layer_pages.view(-1, block_size * head_dim)
     for group in groups:
-        sequences, _, tiles, _, queries, tile = group.bias.shape
-        batch = sequences * kv_heads * tiles
-        rows = group_size * queries
-        keys, values = flat_pages.index_select(0, group.pages).float().view(2, batch, tile, head_dim)
-        own = q.index_select(0, group.tokens.flatten()).mul_(head_dim**-0.5)
+        sequences, queries, width = group.bias.shape
+        batch, rows = sequences * kv_heads, group_size * queries
+        keys, values = flat_pages.index_select(0, group.pages).float().view(2, batch, width, head_dim)
+        own = q.index_select(0, group.tokens.flatten())
         own = own.view(sequences, queries, kv_heads, group_size, head_dim).permute(0, 2, 3, 1, 4)
-        own = own.reshape(sequences, kv_heads, 1, rows, head_dim).expand(-1, -1, tiles, -1, -1)
         scores = torch.bmm(own.reshape(batch, rows, head_dim), keys.transpose(1, 2))
-        scores.view(sequences, kv_heads, tiles, group_size, queries, tile).add_(group.bias)
-        by_tile = scores.view(sequences, kv_heads, tiles, rows, tile)
-        by_tile.sub_(by_tile.amax((2, 4), keepdim=True)).exp_()
-        total = _add_tiles(by_tile.sum(-1, keepdim=True))  # [sequences, kv_heads, rows, 1]
-        mixed = _add_tiles(torch.bmm(scores, values).view(sequences, kv_heads, tiles, rows, head_dim))
-        mixed.div_(total)
-        answer = mixed.view(sequences, kv_heads, group_size, queries, head_dim)[:, :, :, : group.count]
-        answer = answer.permute(0, 3, 1, 2, 4).reshape(-1, kv_heads * group_size, head_dim)
+        scores.view(sequences, kv_heads * group_size, queries, width).add_(group.bias.unsqueeze(1))
+        mixed = _softmax_times(scores, values, group.tile)
+        mixed = mixed.view(sequences, kv_heads, group_size, queries, head_dim)[:, :, :, : group.count]
+        answer = mixed.permute(0, 3, 1, 2, 4).reshape(-1, kv_heads * group_size, head_dim)
         out.index_copy_(0, group.tokens[:, : group.count].flatten(), answer)
 
 
-def _add_tiles(parts: Tensor) -> Tensor:
-    """Sum [sequences, kv_heads, tiles, ...] over tiles, strictly in order of position."""
-    total = parts[:, :, 0]
-    for tile in range(1, parts.shape[2]):
-        total = total + parts[:, :, tile]
-    return total
+def _softmax_times(scores: Tensor, values: Tensor, tile: int) -> Tensor:
+    """softmax over the last dimension, times values, with every sum over keys taken tile by tile from the left.
+
+    Args:
+        scores: [batch, rows, width], overwritten.
+        values: [batch, width, head_dim].
+
+    Returns:
+        [batch, rows, head_dim].
+    """
+    scores.sub_(scores.amax(-1, keepdim=True)).exp_()
+    sums = scores.view(*scores.shape[:2], -1, tile).sum(-1)  # [batch, rows, tiles]
+    total = sums.cumsum(-1)[..., -1:]  # in order, so that tiles of zeros at the end change nothing
+    mixed = torch.bmm(scores[..., :tile], values[:, :tile])
+    for start in range(tile, values.shape[1], tile):
+        mixed.baddbmm_(scores[..., start : start + tile], values[:, start : start + tile])
+    return mixed.div_(total)

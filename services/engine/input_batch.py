@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from services.core.batch import Row
-from services.engine.attention import AttentionGroup, Span, plan
+from services.engine.attention import AttentionGroup, Span, as_tensor, plan
 from services.engine.checkpoint import ModelShape
 from services.engine.kv_pool import PagedKvPool
 
@@ -66,18 +66,17 @@ def build(rows: Sequence[Row], shape: ModelShape, pool: PagedKvPool) -> InputBat
     blocks: list[int] = []
     spans: list[Span] = []
     sampled: list[int] = []
+    size = pool.block_size
     for row in rows:
         spans.append(Span(len(token_ids), len(row.token_ids), row.start, row.block_table))
         token_ids += row.token_ids
         positions += range(row.start, row.end)
-        blocks += [row.block_table[position // pool.block_size] for position in range(row.start, row.end)]
+        blocks += [row.block_table[position // size] for position in range(row.start, row.end)]
         if row.sample is not None:
             sampled.append(len(token_ids) - 1)
-    position = torch.tensor(positions)
+    position = as_tensor(positions)
     side = torch.arange(2).view(1, 2, 1) * pool.num_blocks
-    page = (side + torch.tensor(blocks).view(-1, 1, 1)) * pool.num_kv_heads + torch.arange(pool.num_kv_heads)
-    slots = page * pool.block_size + (position % pool.block_size).view(-1, 1, 1)  # [tokens, 2, kv_heads]
+    page = (side + as_tensor(blocks).view(-1, 1, 1)) * pool.num_kv_heads + torch.arange(pool.num_kv_heads)
+    slots = page * size + (position % size).view(-1, 1, 1)  # [tokens, 2, kv_heads]
     groups = plan(spans, pool, shape.heads // shape.kv_heads)
-    return InputBatch(
-        torch.tensor(token_ids), position, slots.flatten(), groups, torch.tensor(sampled, dtype=torch.int64)
-    )
+    return InputBatch(as_tensor(token_ids), position, slots.flatten(), groups, as_tensor(sampled))

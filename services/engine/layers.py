@@ -107,25 +107,28 @@ class LinearFactory:
         weight = weight.float()
         bias = None if bias is None else bias.float()
         size = (weight.shape[0], weight.shape[1])
-        if size not in self._usable:
-            problem = self._problem(weight, bias)
-            self._usable[size] = not problem
-            if problem:
-                self.notes.append(f"{self._dtype} linear {size[1]} -> {size[0]}: {problem}; using plain float32 blocks")
-        return KINDS[self._dtype](weight, bias) if self._usable[size] else PlainLinear(weight, bias)
-
-    def _problem(self, weight: Tensor, bias: Tensor | None) -> str:
+        if not self._usable.get(size, True):
+            return PlainLinear(weight, bias)
         try:
             linear = KINDS[self._dtype](weight, bias)
-            if self._dtype != "bfloat16" and not rows_are_invariant(linear, weight.shape[1]):
-                return "rows depend on their batch"
-            x = probe_rows(4, weight.shape[1])
-            stored = weight.half().float() if self._dtype == "float16" else weight
-            exact = functional.linear(x, stored, bias)
-            bound = (0.02 if self._dtype == "bfloat16" else 1e-4) * exact.abs().max().clamp_min(1e-6)
-            return "" if bool(((linear(x) - exact).abs().max() <= bound).item()) else "results are wrong"
-        except (RuntimeError, AttributeError, NotImplementedError) as error:
-            return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            problem = "" if size in self._usable else self._problem(linear, weight, bias)
+        except (RuntimeError, AttributeError) as error:
+            problem = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        self._usable[size] = not problem
+        if not problem:
+            return linear
+        self.notes.append(f"{self._dtype} linear {size[1]} -> {size[0]}: {problem}; using plain float32 blocks")
+        return PlainLinear(weight, bias)
+
+    def _problem(self, linear: Linear, weight: Tensor, bias: Tensor | None) -> str:
+        """What is wrong with the results of a freshly made linear, or ""."""
+        if self._dtype != "bfloat16" and not rows_are_invariant(linear, weight.shape[1]):
+            return "rows depend on their batch"
+        x = probe_rows(4, weight.shape[1])
+        stored = weight.half().float() if self._dtype == "float16" else weight
+        exact = functional.linear(x, stored, bias)
+        bound = (0.02 if self._dtype == "bfloat16" else 1e-4) * float(exact.abs().max())
+        return "" if float((linear(x) - exact).abs().max()) <= bound else "results are wrong"
 
 
 def probe_rows(rows: int, width: int) -> Tensor:
@@ -146,7 +149,9 @@ def rows_are_invariant(linear: Linear, width: int) -> bool:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich, 2019)."""
-    return functional.rms_norm(x, (x.shape[-1],), weight, eps)
+    # Four plain operators: torch's own rms_norm takes 1.5 times as long for one row on a CPU and 4 times for 512.
+    scale = (x * x).mean(-1, keepdim=True).add_(eps).rsqrt_()
+    return (x * scale).mul_(weight)
 
 
 def silu_and_mul(gate_up: Tensor) -> Tensor:

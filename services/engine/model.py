@@ -45,7 +45,7 @@ class Model:
         factory = LinearFactory(dtype)
         self._embedding = tensors["model.embed_tokens.weight"]
         self._layers = [self._layer(f"model.layers.{index}.", tensors, factory) for index in range(shape.num_layers)]
-        self._norm = tensors["model.norm.weight"].float()
+        self._norm = tensors["model.norm.weight"].to(torch.float32, copy=True)
         self._head = factory(self._embedding if shape.tied else tensors["lm_head.weight"])
         self._rotary = Rotary(shape.head_dim, shape.rope_theta, shape.max_position)
         self.notes = tuple(factory.notes)
@@ -53,21 +53,27 @@ class Model:
     def _layer(self, base: str, tensors: dict[str, Tensor], factory: LinearFactory) -> Layer:
         head_dim = self.shape.head_dim
         attention, mlp = base + "self_attn.", base + "mlp."
+        # Attention's 1 / sqrt(head_dim) rides in Q's last weights before the product: a power of two for most models.
+        scale = head_dim**-0.5
+        q_scale = 1.0 if self.shape.qk_norm else scale
+
+        def own(name: str) -> Tensor:
+            return tensors[name].to(torch.float32, copy=True)  # a view would keep the whole file mapped
 
         def fused(kind: str) -> Tensor:
             q, k, v = (tensors[f"{attention}{name}_proj.{kind}"].float() for name in "qkv")
-            return torch.cat([Rotary.interleave(q, head_dim), Rotary.interleave(k, head_dim), v])
+            return torch.cat([Rotary.interleave(q * q_scale, head_dim), Rotary.interleave(k, head_dim), v])
 
-        def head_norm(name: str) -> Tensor | None:
-            return Rotary.interleave(tensors[attention + name].float(), head_dim) if self.shape.qk_norm else None
+        def head_norm(name: str, scale: float) -> Tensor | None:
+            return Rotary.interleave(own(attention + name), head_dim) * scale if self.shape.qk_norm else None
 
         return Layer(
-            input_norm=tensors[base + "input_layernorm.weight"].float(),
+            input_norm=own(base + "input_layernorm.weight"),
             qkv=factory(fused("weight"), fused("bias") if self.shape.qkv_bias else None),
-            q_norm=head_norm("q_norm.weight"),
-            k_norm=head_norm("k_norm.weight"),
+            q_norm=head_norm("q_norm.weight", scale),
+            k_norm=head_norm("k_norm.weight", 1.0),
             output=factory(tensors[attention + "o_proj.weight"]),
-            post_norm=tensors[base + "post_attention_layernorm.weight"].float(),
+            post_norm=own(base + "post_attention_layernorm.weight"),
             gate_up=factory(torch.cat([tensors[mlp + "gate_proj.weight"], tensors[mlp + "up_proj.weight"]])),
             down=factory(tensors[mlp + "down_proj.weight"]),
         )
@@ -78,12 +84,12 @@ class Model:
         Returns:
             [sampled rows, vocab] float32.
         """
-        x = self._embedding.index_select(0, batch.token_ids).float()  # [tokens, hidden]
+        x = self._embedding.index_select(0, batch.token_ids).float()  # [tokens, hidden], a copy
         factors = self._rotary.factors(batch.positions)
         for layer, pages in zip(self._layers, pool.data, strict=True):
-            x = x + self._attention(layer, x, factors, batch, pages)
+            x += self._attention(layer, x, factors, batch, pages)
             inner = silu_and_mul(layer.gate_up(rms_norm(x, layer.post_norm, self.shape.norm_eps)))
-            x = x + layer.down(inner)
+            x += layer.down(inner)
         if not len(batch.sampled):
             return torch.empty(0, self.shape.vocab)
         return self._head(rms_norm(x.index_select(0, batch.sampled), self._norm, self.shape.norm_eps))

@@ -1,0 +1,153 @@
+"""One step of a model: rows in, sampled tokens out."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from services.core.batch import Row, SampleSpec, ScheduledBatch, StepOutput
+from services.core.clock import Clock, WallClock
+from services.core.errors import MemoryShortError
+from services.engine.checkpoint import KV_DTYPE, ModelShape, read_shape
+from services.engine.input_batch import build
+from services.engine.kv_pool import PagedKvPool, num_blocks_for
+from services.engine.model import Model
+from services.engine.sampler import sample
+from services.engine.weights import load_tensors
+
+ACTIVATION_BYTES = 256 * 2**20
+"""What a step needs beside weights and KV, at most, for a chunk of 512 tokens of a small model."""
+SELF_TEST_TOKENS = 140
+
+
+class ModelRunner:
+    """The `Runner` port over a torch model. Used by one thread.
+
+    Args:
+        pool: KV memory that the rows' block tables point into.
+        testing_digests: answer every sampled row with the SHA-256 of its float32 logits.
+        clock: what `duration_ns` is measured with.
+
+    Attributes:
+        notes: one line for each fallback or failed self-test, for the log and `triptych doctor`.
+    """
+
+    def __init__(
+        self, model: Model, pool: PagedKvPool, testing_digests: bool = False, clock: Clock | None = None
+    ) -> None:
+        self.model = model
+        self.pool = pool
+        self.notes: tuple[str, ...] = model.notes
+        self._digests = testing_digests
+        self._clock = clock or WallClock()
+
+    @property
+    def shape(self) -> ModelShape:
+        """Sizes of the model."""
+        return self.model.shape
+
+    def execute(self, batch: ScheduledBatch) -> StepOutput:
+        """Compute KV for every row's tokens, then sample where asked. Blocking; errors come back in the output."""
+        started = self._clock.now_ns()
+        tokens: tuple[int | None, ...] = (None,) * len(batch.rows)
+        digests: tuple[str, ...] = ()
+        problem: str | None = None
+        try:
+            tokens, digests = self._run(batch)
+        except Exception as error:  # the step's requests must end with a reason, whatever went wrong in it
+            problem = f"{type(error).__name__}: {error}"
+        return StepOutput(batch.step_id, tokens, self._clock.now_ns() - started, digests, problem)
+
+    def _run(self, batch: ScheduledBatch) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
+        with torch.inference_mode():
+            logits = self.model.forward(build(batch.rows, self.shape, self.pool), self.pool)
+            asked = [row for row in batch.rows if row.sample is not None]
+            specs = [row.sample for row in asked if row.sample is not None]
+            drawn = iter(sample(logits, specs, [row.end for row in asked]))
+            hashed = iter([digest_of(row) for row in logits] if self._digests else [])
+        tokens = tuple(None if row.sample is None else next(drawn) for row in batch.rows)
+        if not self._digests:
+            return tokens, ()
+        return tokens, tuple("" if row.sample is None else next(hashed) for row in batch.rows)
+
+    def self_test(self) -> list[str]:
+        """Check on this machine that a token's logits do not depend on chunking or batch, bit by bit.
+
+        Runs a few hundred tokens in a small pool of its own; the worker's KV is not touched.
+
+        Returns:
+            One line for each check that failed.
+        """
+        ids = tuple((7 + 13 * position) % self.shape.vocab for position in range(SELF_TEST_TOKENS))
+        whole = self._probe([(ids, 0)])
+        chunked = self._probe([(ids[:100], 0), (ids[100:137], 100), (ids[137:138], 137), (ids[138:], 138)])
+        shared = self._probe([(ids[:-1], 0), (ids[-1:], SELF_TEST_TOKENS - 1)], other=ids[:33])
+        found = [] if torch.equal(whole, chunked) else ["logits depend on how a prompt is chunked"]
+        return found + ([] if torch.equal(whole, shared) else ["logits depend on who shares the batch"])
+
+    def _probe(self, chunks: list[tuple[tuple[int, ...], int]], other: tuple[int, ...] = ()) -> Tensor:
+        """Logits of the last token after running one request chunk by chunk, each beside a prompt `other`."""
+        shape, size = self.shape, self.pool.block_size
+        table = tuple(range(-(-SELF_TEST_TOKENS // size)))
+        beside = tuple(range(len(table), 2 * len(table)))
+        pool = PagedKvPool(
+            shape.num_layers, 2 * len(table), shape.kv_heads, size, shape.head_dim, self.pool.dtype
+        )  # its memory goes back at the end
+        greedy = SampleSpec(0.0, 0)
+        logits = torch.empty(0)
+        with torch.inference_mode():
+            for ids, start in chunks:
+                rows = [Row("self-test-other", other, 0, beside, greedy)] if other else []
+                rows.append(Row("self-test", ids, start, table, greedy))
+                logits = self.model.forward(build(rows, shape, pool), pool)[-1]
+        return logits
+
+
+def digest_of(logits: Tensor) -> str:
+    """SHA-256 in hex of one row's float32 logits [vocab]."""
+    return hashlib.sha256(logits.contiguous().numpy().tobytes()).hexdigest()
+
+
+def check_memory(shape: ModelShape, dtype: str, pool_bytes: int, available_bytes: int) -> None:
+    """Refuse to start what would not fit.
+
+    Raises:
+        MemoryShortError: with what is needed, what there is, and what to change.
+    """
+    weights = shape.weight_bytes(dtype)
+    needed = weights + pool_bytes + ACTIVATION_BYTES
+    if needed > available_bytes:
+        raise MemoryShortError(
+            f"a worker needs {needed >> 20} MB (weights {weights >> 20}, KV pool {pool_bytes >> 20}, work space "
+            f"{ACTIVATION_BYTES >> 20}) and {available_bytes >> 20} MB are free; lower cache.memory_bytes, use "
+            "model.dtype float16, or start fewer workers"
+        )
+
+
+def load_runner(
+    folder: Path, dtype: str, pool_bytes: int, block_size: int, threads: int, testing_digests: bool = False
+) -> ModelRunner:
+    """Everything a worker needs to run steps. Sets torch's threads for the whole process.
+
+    Args:
+        folder: Hugging Face folder, as `prepare_model` returns it.
+        pool_bytes: size of the KV pool; it takes memory only as blocks are first written.
+
+    Raises:
+        ModelError: the folder cannot be served.
+        MemoryShortError: weights and pool do not fit.
+    """
+    torch.set_num_threads(threads)
+    check_memory(read_shape(folder), dtype, pool_bytes, psutil.virtual_memory().available)
+    shape, tensors = load_tensors(folder)
+    num_blocks = num_blocks_for(pool_bytes, shape, block_size, dtype)
+    kv_dtype: torch.dtype = getattr(torch, KV_DTYPE[dtype])
+    pool = PagedKvPool(shape.num_layers, num_blocks, shape.kv_heads, block_size, shape.head_dim, kv_dtype)
+    runner = ModelRunner(Model(shape, tensors, dtype), pool, testing_digests)
+    if dtype == "float32":  # the one dtype that promises bits
+        runner.notes += tuple(runner.self_test())
+    return runner
