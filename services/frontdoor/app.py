@@ -6,17 +6,18 @@ import asyncio
 import importlib.metadata
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from services.core.clock import NS_PER_S, Clock, WallClock
+from services.core.clock import NS_PER_S, WallClock
 from services.core.config import ModelConfig
+from services.core.decision_log import DecisionLog
 from services.core.seeds import new_incarnation
 from services.core.wire import WorkerInfo
 from services.engine.checkpoint import model_digest, read_shape
 from services.frontdoor.cluster_servicer import ClusterServicer
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.convert import Converter, ServedModel
-from services.frontdoor.performer import DecisionLog, Performer
+from services.frontdoor.performer import Performer
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
 from services.frontdoor.subscriptions import Subscriptions
@@ -43,7 +44,7 @@ class FrontDoor:
         model_folder: its Hugging Face-layout folder.
         controller: Ray handle of the controller, whose `list_workers` names the live workers.
         block_size: tokens in one KV block, as the workers have it.
-        log: decision log of the request flow, or None.
+        decision_log: folder for the request flow's decision log; None: off.
 
     Raises:
         ModelError: a file of the model folder is missing or not understood.
@@ -58,10 +59,9 @@ class FrontDoor:
         model_folder: str,
         controller: Any,
         block_size: int,
-        log: DecisionLog | None = None,
-        clock: Clock | None = None,
+        decision_log: str | None = None,
     ) -> None:
-        clock = clock or WallClock()
+        clock = WallClock()
         incarnation = new_incarnation()
         version = importlib.metadata.version("triptych")
         served = load_model(model, Path(model_folder), block_size)
@@ -70,7 +70,10 @@ class FrontDoor:
         self._subscriptions = Subscriptions(
             cluster_id, self.front_door_id, incarnation, ControllerHandle(controller), config.worker_lost_s, clock
         )
-        flow = RequestFlow(self.front_door_id, router)
+        built = flow_header(self.front_door_id, router)
+        flow = flow_from_header(built)
+        self._log_file = None if decision_log is None else open_log(Path(decision_log), self.front_door_id)
+        log = None if self._log_file is None else DecisionLog(self._log_file.write, flow, "flow", built)
         self._performer = Performer(
             flow, self._subscriptions, clock, self.front_door_id, config.max_running_requests, log
         )
@@ -130,6 +133,8 @@ class FrontDoor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._log_file is not None:
+            self._log_file.close()
 
     async def _watch(self) -> None:
         """Keep the shown health true."""
@@ -137,6 +142,22 @@ class FrontDoor:
             await self._servers.show_readiness()
             await asyncio.sleep(WATCH_EVERY_S)
         await asyncio.Event().wait()
+
+
+def flow_header(front_door: str, router: RouterConfig) -> dict[str, Any]:
+    """What a decision log needs to build the same request flow again."""
+    return {"front_door": front_door, "router": router.model_dump(mode="json")}
+
+
+def flow_from_header(header: dict[str, Any]) -> RequestFlow:
+    """The inverse of `flow_header`."""
+    return RequestFlow(header["front_door"], RouterConfig.model_validate(header["router"]))
+
+
+def open_log(folder: Path, front_door: str) -> TextIO:
+    """A new log file, written line by line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / f"{front_door}.jsonl").open("w", buffering=1, encoding="utf-8")
 
 
 class ControllerHandle:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from services.core.actions import (
@@ -28,6 +28,7 @@ from services.core.actions import (
     WorkerLost,
 )
 from services.core.clock import NS_PER_MS, NS_PER_S, Clock
+from services.core.decision_log import DecisionLog
 from services.core.errors import (
     CancelledError,
     DuplicateRequestError,
@@ -64,13 +65,6 @@ class WorkerCalls(Protocol):
 
     async def cancel(self, to: WorkerRef, request_id: str, finish: FinishReason, reason: str) -> None:
         """Tell a worker that a request is over."""
-
-
-class DecisionLog(Protocol):
-    """Where decisions are recorded, when recording is on (protocol section 7)."""
-
-    def record(self, now: int, event: Event, actions: Sequence[Action]) -> None:
-        """File one decision of this machine."""
 
 
 class Performer:

@@ -80,8 +80,8 @@ class Servers:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
             ],
         )
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._inference, server)  # type: ignore[no-untyped-call]
-        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(self._cluster, server)  # type: ignore[no-untyped-call]
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._inference, server)
+        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(self._cluster, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -174,7 +174,7 @@ def port_holder(port: int) -> str:
 async def cluster_of_grpc(host: str, port: int) -> str:
     """Cluster id of the front door that serves a gRPC port."""
     async with grpc.aio.insecure_channel(address(host, port)) as channel:
-        stub = cluster_pb2_grpc.ClusterServiceStub(channel)  # type: ignore[no-untyped-call]
+        stub = cluster_pb2_grpc.ClusterServiceStub(channel)
         answer = await stub.GetStatus(cluster_pb2.GetStatusRequest(), timeout=PROBE_S)
         return str(answer.cluster_id)
 

@@ -3,80 +3,23 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import ray
 
-from services.core.actions import RequestOutput
 from services.core.clock import WallClock
 from services.core.errors import UnavailableError
 from services.core.request import FinishReason, Request, SamplingParams, WorkerRef
 from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name
 from services.frontdoor import subscriptions
 from services.frontdoor.subscriptions import Subscriptions
+from tests.api.actors import PlainWorker
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("node")]
 
 REQUEST = Request("r1", 1, (1, 2, 3), (b"h" * 16,), SamplingParams(4), "frontdoor-1")
-
-
-class PlainWorker:
-    """The part of a worker that a front door sees; it says what the test tells it to say."""
-
-    def __init__(self, worker_id: str, incarnation: int) -> None:
-        self.worker = WorkerRef(worker_id, incarnation)
-        self.items: list[StreamItem] = []
-        self.opened: list[int] = []
-        self.acknowledged: list[int] = []
-        self.calls: list[tuple[Any, ...]] = []
-        self.news = asyncio.Event()
-        self.openings = 0
-
-    def pid(self) -> int:
-        return os.getpid()
-
-    def seen(self) -> dict[str, list[Any]]:
-        return {"opened": self.opened, "acknowledged": self.acknowledged, "calls": self.calls}
-
-    async def say(self, *sequences: int) -> None:
-        for sequence in sequences:
-            output = RequestOutput("r1", 1, sequence - 1, (sequence,))
-            self.items.append(StreamItem("s", sequence, 0, self.worker, os.getpid(), None, (output,)))
-        self.news.set()
-
-    async def end_streams(self) -> None:
-        self.openings += 1
-        self.news.set()
-
-    async def subscribe(self, front_door: str, incarnation: int, from_sequence: int) -> AsyncIterator[StreamItem]:
-        self.opened.append(from_sequence)
-        self.openings += 1
-        mine, place = self.openings, 0
-        while mine == self.openings:
-            while place < len(self.items):
-                place += 1
-                if self.items[place - 1].sequence >= from_sequence:
-                    yield self.items[place - 1]
-            self.news.clear()
-            await self.news.wait()
-
-    async def acknowledge(self, front_door: str, incarnation: int, sequence: int) -> None:
-        self.acknowledged.append(sequence)
-
-    async def submit(self, front_door: str, dispatch: int, request: Request, budget_ms: int | None) -> None:
-        self.calls.append(("submit", front_door, dispatch, request, budget_ms))
-
-    async def cancel(self, front_door: str, request_id: str, finish: FinishReason, reason: str) -> None:
-        self.calls.append(("cancel", front_door, request_id, finish, reason))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init(num_cpus=4, include_dashboard=False, _node_ip_address="127.0.0.2", log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 class Rig:

@@ -24,34 +24,11 @@ from services.core.request import FinishReason, Request, WorkerRef
 from services.core.timeline import Mark, MarkKind
 from services.core.wire import StreamItem
 from services.frontdoor.performer import Performer
+from tests.unit.frontdoor.reports import report_of
 
 PREFILL = WorkerRef("prefill-0", 11)
 DECODE = WorkerRef("decode-0", 22)
 BOTH = (PREFILL, DECODE)
-
-
-def report_of(worker: WorkerRef, sequence: int = 1, draining: bool = False) -> WorkerReport:
-    """A report of a worker that hosts the stage of its name."""
-    role = worker.worker_id.split("-")[0]
-    return WorkerReport(
-        source=worker,
-        pid=worker.incarnation,
-        pool=role,
-        roles=(role,),
-        draining=draining,
-        sequence=sequence,
-        kv_blocks_total=100,
-        kv_blocks_used=3,
-        kv_blocks_cached=2,
-        queued_prefill_tokens=5,
-        running_decodes=1,
-        context_tokens=40,
-        dispatch_sequence=0,
-        store_address="127.0.0.1:1",
-        leases=1,
-        transfers=1,
-        tasks=4,
-    )
 
 
 class FakeFlow:
