@@ -87,13 +87,14 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Sender, early grants only: part `part` (`num_blocks` blocks from `first_block`) is being sent.
+    """Sender: part `part` (`num_blocks` blocks from `first_block`) is being sent on `link`.
 
-    The last part carries the first output token.
+    The last part carries the first output token. A receiver that no longer wants the part still takes it off the link.
     """
 
     transfer_id: str
     attempt: int
+    link: LinkKey
     part: int
     first_block: int
     num_blocks: int
@@ -395,9 +396,16 @@ class PostSend:
     timeout_ns: int
 
 
+DISCARD = -1
+"""Stands for a block whose content nobody wants any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class PostReceive:
-    """Receive into these blocks of the pool, in order; answered by ReceiveDone."""
+    """Receive into these blocks of the pool, in order; answered by ReceiveDone.
+
+    A block id of `DISCARD` takes a block off the link and drops it.
+    """
 
     link: LinkKey
     transfer_id: str

@@ -67,6 +67,8 @@ class KvLink(Protocol):
     def receive(self, transfer_id: str, attempt: int, part: int, blocks: Sequence[int], timeout_s: float) -> None:
         """Receive into blocks of the pool; nothing is written unless header and checksum agree.
 
+        `DISCARD` in place of a block id takes the block off the link and drops it.
+
         Raises:
             ChecksumError: the bytes are wrong but the group still works.
             LinkError: the group is unusable from here on.

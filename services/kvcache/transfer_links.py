@@ -32,6 +32,10 @@ class LinkBook:
             self.condemn(old, "superseded")
         self._ensure(link, LinkRole.SENDER, store_address)
 
+    def is_open(self, link: LinkKey) -> bool:
+        """The link may be used."""
+        return link in self._open
+
     def condemn(self, link: LinkKey, reason: str) -> None:
         """Close a link; the next grant of the pair uses the next epoch."""
         if self._open.pop(link, None) is not None:

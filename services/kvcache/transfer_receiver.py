@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.core.actions import Abort, Commit, Grant, LinkKey, Offer, PostReceive, Ready, SendPeer
+from services.core.actions import DISCARD, Abort, Commit, Grant, LinkKey, Offer, PostReceive, Ready, SendPeer
 from services.core.clock import NS_PER_S
 from services.core.request import WorkerRef
 from services.kvcache.block import num_blocks
@@ -87,6 +87,7 @@ class ReceiverEnd:
         """The sender announces a part. Parts come in order; one that does not fit the grant ends the attempt."""
         transfer = self.find(body.transfer_id, body.attempt)
         if transfer is None or transfer.state not in (TransferState.GRANTED, TransferState.SENDING):
+            self._discard(body)
             return
         expected = (transfer.next_part, transfer.announced_blocks)
         end = body.first_block + body.num_blocks
@@ -95,6 +96,7 @@ class ReceiverEnd:
         if (body.part, body.first_block) != expected or end > len(transfer.blocks) or (is_last and not complete):
             transfer.reason = "protocol"
             self._step(now, transfer, Input.FAIL)
+            self._discard(body)
             return
         if is_last:
             transfer.first_token = body.first_token
@@ -102,6 +104,14 @@ class ReceiverEnd:
         transfer.ready_blocks = body.num_blocks
         self._step(now, transfer, Input.READY)
         self._complete(now, transfer)
+
+    def _discard(self, body: Ready) -> None:
+        """The attempt is over, but its bytes are on the way: take them off the link, or the sender would be stuck."""
+        if body.num_blocks and self._links.is_open(body.link):
+            blocks = (DISCARD,) * body.num_blocks
+            self._out.actions.append(
+                PostReceive(body.link, body.transfer_id, body.attempt, body.part, blocks, self._timeout_ns)
+            )
 
     def moved(self, now: int, transfer_id: str, attempt: int, part: int, error: str) -> None:
         """A posted receive came back."""
@@ -190,7 +200,7 @@ class ReceiverEnd:
         self._settle(transfer)
 
     def _complete(self, now: int, transfer: Transfer) -> None:
-        if transfer.state is TransferState.SENDING and transfer.moved == transfer.last_part + 1:
+        if transfer.state is TransferState.SENDING and 0 <= transfer.last_part == transfer.moved - 1:
             self._step(now, transfer, Input.COMPLETE)
 
     def _settle(self, transfer: Transfer) -> None:

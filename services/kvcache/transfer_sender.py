@@ -235,7 +235,7 @@ class SenderEnd:
         if transfer.first_token is not None:
             transfer.last_part = part
         transfer.announced_blocks = first + count
-        body = Ready(transfer.transfer_id, transfer.attempt, part, first, count, transfer.first_token)
+        body = Ready(transfer.transfer_id, transfer.attempt, transfer.link, part, first, count, transfer.first_token)
         self._tell(transfer, body)
         if count == 0:
             transfer.moved += 1

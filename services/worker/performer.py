@@ -31,6 +31,7 @@ from services.core.actions import (
 from services.core.batch import ScheduledBatch
 from services.core.clock import NS_PER_S, Clock
 from services.core.decision_log import DecisionLog
+from services.core.request import WorkerRef
 from services.scheduling.host import WorkerCore
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class LinkActions(Protocol):
 class PeerQueue(Protocol):
     """Where control messages go."""
 
-    def send(self, to: object, body: PeerBody) -> None:
+    def send(self, to: WorkerRef, body: PeerBody) -> None:
         """Queue a message."""
 
 
