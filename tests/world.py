@@ -71,7 +71,7 @@ class World:
     def kill(self, ref: WorkerRef) -> None:
         """A worker dies: its links break at once, the others hear of it a little later."""
         del self.cores[ref]
-        for other, link in list(self._posts):
+        for _, link in list(self._posts):
             if ref in (link.sender, link.receiver):
                 self.break_link(link)
         for other in self.cores:

@@ -38,6 +38,8 @@ class Running:
         decode: worker that decodes; the same process when colocated.
         deadline_ns: on this process's clock.
         decoding: a token came from `decode`.
+        begun: output index 0 came; streams of two workers may overtake each other.
+        end: the last output, when it came before index 0.
     """
 
     request: Request
@@ -45,6 +47,8 @@ class Running:
     decode: WorkerRef
     deadline_ns: int | None
     decoding: bool = False
+    begun: bool = False
+    end: RequestOutput | None = None
 
     @property
     def workers(self) -> list[WorkerRef]:
@@ -126,8 +130,12 @@ class RequestFlow:
             if not running.decoding and (event.source == running.decode != running.prefill or output.finish):
                 running.decoding = True
                 self._builder.reserve_decode(running.decode, -1)
+            running.begun = running.begun or output.index == 0
             if output.finish is not None:
-                actions += self._finished(event.source, running, output)
+                running.end = output
+            failed = output.finish not in (None, FinishReason.STOP, FinishReason.LENGTH)
+            if running.end is not None and (running.begun or failed):
+                actions += self._finished(event.source, running, running.end)
         return actions
 
     def _finished(self, source: WorkerRef, running: Running, output: RequestOutput) -> list[Action]:
@@ -144,10 +152,10 @@ class RequestFlow:
         return self._cancel_remote(running.workers, running, event.reason, event.finish)
 
     def _lost(self, worker: WorkerRef, reason: str) -> list[Action]:
-        """A process is gone: its requests end, except those that decode elsewhere already."""
+        """A process is gone: its requests end, except those that have their first token and decode elsewhere."""
         actions: list[Action] = []
         for running in list(self._running.values()):
-            if worker not in running.workers or (running.decoding and worker != running.decode):
+            if worker not in running.workers or (running.decoding and running.begun and worker != running.decode):
                 continue
             request_id = running.request.request_id
             self._drop(request_id)
@@ -201,6 +209,8 @@ class RequestFlow:
                     [[ref.worker_id, ref.incarnation] for ref in (running.prefill, running.decode)],
                     running.deadline_ns,
                     running.decoding,
+                    running.begun,
+                    running.end is not None,
                 ]
                 for request_id, running in self._running.items()
             },
