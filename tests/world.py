@@ -16,7 +16,6 @@ from services.core.actions import (
     CloseLink,
     Emit,
     Event,
-    LinkKey,
     LinkLost,
     LinkUp,
     OpenLink,
@@ -33,6 +32,7 @@ from services.core.actions import (
     WorkerLost,
 )
 from services.core.batch import ScheduledBatch, StepOutput
+from services.core.peer import LinkKey
 from services.core.request import WorkerRef
 from services.scheduling.host import WorkerCore
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from services.core.actions import Action, Event, LinkKey
+from services.core.actions import Action, Event
 from services.core.batch import ScheduledBatch, StepOutput
+from services.core.peer import LinkKey
 
 
 class Machine(Protocol):

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from services.core.actions import (
-    Abort,
-    Ack,
     Action,
-    Commit,
     Event,
-    Grant,
     LinkLost,
     LinkUp,
-    Offer,
     PeerMessage,
-    Ready,
     ReceiveDone,
-    Release,
-    Renew,
     SendDone,
     SendPeer,
     Tick,
     WorkerLost,
 )
 from services.core.clock import NS_PER_S
+from services.core.peer import Abort, Ack, Commit, Grant, Offer, Ready, Release, Renew
 from services.core.request import Discipline, Request, WorkerRef
 from services.kvcache.block_manager import BlockManager
 from services.kvcache.config import TransferConfig

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from services.core.actions import Action, LinkKey
+from services.core.actions import Action
+from services.core.peer import LinkKey
 from services.core.request import Discipline, Request, WorkerRef
 from services.kvcache.transfer_table import TERMINAL, Effect, Input, Table, TransferState
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from services.core.actions import CloseLink, LinkKey, LinkRole, OpenLink
+from services.core.actions import CloseLink, LinkRole, OpenLink
+from services.core.peer import LinkKey
 from services.core.request import WorkerRef
 from services.kvcache.transfer_entry import Outbox
 

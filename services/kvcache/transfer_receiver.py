@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from services.core.actions import DISCARD, Abort, Commit, Grant, LinkKey, Offer, PostReceive, Ready, SendPeer
+from services.core.actions import DISCARD, PostReceive, SendPeer
 from services.core.clock import NS_PER_S
+from services.core.peer import Abort, Commit, Grant, LinkKey, Offer, Ready
 from services.core.request import WorkerRef
 from services.kvcache.block import num_blocks
 from services.kvcache.block_manager import BlockManager

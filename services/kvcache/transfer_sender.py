@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from services.core.actions import Abort, Ack, Grant, LinkKey, Offer, PostSend, Ready, Release, SendPeer
+from services.core.actions import PostSend, SendPeer
 from services.core.clock import NS_PER_S
+from services.core.peer import Abort, Ack, Grant, LinkKey, Offer, Ready, Release
 from services.core.request import Discipline, Request, WorkerRef
 from services.kvcache.block_manager import BlockManager
 from services.kvcache.config import TransferConfig

@@ -96,14 +96,14 @@ class PrefillStage:
             state.mark(MarkKind.FINISHED, now)
         actions: list[Action] = [self._emit(state, index, token, finish)]
         if moves:
-            actions += self._hand_off(now, state, token)
+            actions += self._handoff(now, state, token)
         elif finish is not None:
             if state.pinned:
                 actions += self._transfers.release(now, transfer_id_of(request))
             self._scheduler.remove(state)
         return actions
 
-    def _hand_off(self, now: int, state: RequestState, token: int) -> list[Action]:
+    def _handoff(self, now: int, state: RequestState, token: int) -> list[Action]:
         """The transfer holds its own references on the blocks, so the scheduler's may go."""
         request = state.request
         assert request.handoff_to is not None

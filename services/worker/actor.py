@@ -11,9 +11,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from services.core.actions import Cancel, Drain, PeerBody, PeerMessage, Submit, WorkerReport
+from services.core.actions import Cancel, Drain, PeerMessage, Submit, WorkerReport
 from services.core.clock import NS_PER_S, WallClock
 from services.core.errors import UnavailableError
+from services.core.peer import PeerBody
 from services.core.request import FinishReason, Request, WorkerRef
 from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name
 from services.worker.config import WorkerSpec

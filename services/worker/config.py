@@ -18,9 +18,7 @@ class WorkerConfig(Strict):
     report_every_s: float = Field(0.1, gt=0, description="Longest silence on a subscription.")
     subscription_expiry_s: float = Field(5.0, gt=0, description="A front door silent this long is gone.")
     max_unacknowledged_items: int = Field(4096, ge=16, description="Stream items kept for a front door that lags.")
-    controller_silence_s: float = Field(
-        60.0, gt=0, description="Drain and exit when no controller calls this long."
-    )
+    controller_silence_s: float = Field(60.0, gt=0, description="Drain and exit when no controller calls this long.")
     store_ports: tuple[int, int] = Field((0, 0), description="Port range of KV stores; (0, 0): any free port.")
 
 

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from services.core.actions import PeerBody, WorkerLost
+from services.core.actions import WorkerLost
+from services.core.peer import PeerBody
 from services.core.request import WorkerRef
 
 logger = logging.getLogger(__name__)

@@ -9,17 +9,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from services.core.actions import (
-    Abort,
-    Ack,
     Action,
     CloseLink,
-    Commit,
     Emit,
     Event,
-    Grant,
-    Offer,
     OpenLink,
-    PeerBody,
     PeerMessage,
     PostReceive,
     PostSend,
@@ -31,6 +25,7 @@ from services.core.actions import (
 from services.core.batch import ScheduledBatch
 from services.core.clock import NS_PER_S, Clock
 from services.core.decision_log import DecisionLog
+from services.core.peer import Abort, Ack, Commit, Grant, Offer, PeerBody
 from services.core.request import WorkerRef
 from services.scheduling.host import WorkerCore
 

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from services.core.actions import FrontDoorLost, LinkKey, LinkRole, StepDone, WorkerReport
+from services.core.actions import FrontDoorLost, LinkRole, StepDone, WorkerReport
 from services.core.clock import NS_PER_MS, WallClock
 from services.core.decision_log import DecisionLog
+from services.core.peer import LinkKey
 from services.core.request import WorkerRef
 from services.core.seeds import new_incarnation
 from services.core.wire import WorkerInfo
@@ -33,7 +34,7 @@ def load(spec: WorkerSpec) -> ModelRunner:
         spec.cache.memory_bytes,
         spec.cache.block_size_tokens,
         spec.threads,
-        digests=spec.testing.enabled and spec.testing.logits_digests,
+        testing_digests=spec.testing.enabled and spec.testing.logits_digests,
     )
 
 

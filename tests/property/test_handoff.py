@@ -79,8 +79,10 @@ def test_random_faults_leave_nothing_behind(data: st.DataObject) -> None:
         indices = [output.index + i for output in outputs_of(world, request) for i in range(len(output.token_ids))]
         assert tokens == expected(request)[: len(tokens)], "a prefix of the right tokens, in order"
         assert indices == list(range(len(indices))), "every index once"
-        ends = [output for output in outputs_of(world, request) if output.finish is not None]
-        assert len(ends) <= 1
+        # A decode worker that finished and died before its commit arrived leaves a second end, from prefill; the
+        # request flow takes the first end and drops the other.
+        ends = [ref for ref, output in world.outputs if output.request_id == request.request_id and output.finish]
+        assert len(ends) == len(set(ends)), "one end from each worker at most"
 
 
 @given(st.data(), st.sampled_from(list(Discipline)))
