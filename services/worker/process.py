@@ -80,7 +80,7 @@ class WorkerProcess:
         return fault
 
     def _make_link(self, key: LinkKey, role: LinkRole, store_address: str) -> GlooLink:
-        return GlooLink(key, role, store_address, self._pool, self.spec.worker.host, self.faults)
+        return GlooLink(key, role, store_address, self._pool, self.spec.worker.host, self.hit)
 
     def _front_door_lost(self, front_door: str) -> None:
         self.performer.feed(FrontDoorLost(self.me.worker_id, front_door))
