@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from services.engine.kv_pool import PagedKvPool
 # Keys are summed tile by tile from position 0 on. A tile behind a query's position adds exact zeros, so a query's
 # result is the same whether its step looks at just enough tiles (decode) or at more of them (a prefill chunk).
 TILE_TOKENS = 128
+TILE_MULTIPLE = 32  # elementwise operators compute the odd numbers at the end of a buffer in another way than the rest
 QUERY_CHUNK = 128
 # The batched product is bit-equal from 3 rows on (measured as in layers.py); short queries repeat their last row.
 MIN_ROWS = 8
@@ -89,7 +91,9 @@ def _bucket(tiles: int) -> int:
 
 
 def _tile_blocks(block_size: int) -> int:
-    return max(1, TILE_TOKENS // block_size)
+    """Blocks in a tile: at least 128 tokens, and a multiple of 32."""
+    step = math.lcm(block_size, TILE_MULTIPLE)
+    return -(-TILE_TOKENS // step) * step // block_size
 
 
 def _tiles(span: Span, block_size: int) -> int:
@@ -116,21 +120,22 @@ def _group(spans: Sequence[Span], pool: PagedKvPool, group_size: int) -> Attenti
 
 
 def attend(q: Tensor, layer_pages: Tensor, groups: Sequence[AttentionGroup], out: Tensor) -> None:
-    """softmax(q · Kᵀ) · V for every query, causal, with K and V read through the block tables.
+    """softmax(q · Kᵀ / sqrt(head_dim)) · V for every query, causal, with K and V read through the block tables.
 
     Args:
-        q: [tokens, heads, head_dim] float32, already scaled by 1 / sqrt(head_dim).
+        q: [tokens, heads, head_dim] float32.
         layer_pages: [2, num_blocks, kv_heads, block_size, head_dim], one layer of the pool.
         out: [tokens, heads, head_dim] float32, written.
     """
     _, _, kv_heads, block_size, head_dim = layer_pages.shape
     group_size = q.shape[1] // kv_heads
     flat_pages = layer_pages.view(-1, block_size * head_dim)
+    scale = math.log2(math.e) * head_dim**-0.5  # powers of two instead of e: see _softmax_times
     for group in groups:
         sequences, queries, width = group.bias.shape
         batch, rows = sequences * kv_heads, group_size * queries
         keys, values = flat_pages.index_select(0, group.pages).float().view(2, batch, width, head_dim)
-        own = q.index_select(0, group.tokens.flatten())
+        own = q.index_select(0, group.tokens.flatten()).mul_(scale)
         own = own.view(sequences, queries, kv_heads, group_size, head_dim).permute(0, 2, 3, 1, 4)
         scores = torch.bmm(own.reshape(batch, rows, head_dim), keys.transpose(1, 2))
         scores.view(sequences, kv_heads * group_size, queries, width).add_(group.bias.unsqueeze(1))
@@ -143,14 +148,17 @@ def attend(q: Tensor, layer_pages: Tensor, groups: Sequence[AttentionGroup], out
 def _softmax_times(scores: Tensor, values: Tensor, tile: int) -> Tensor:
     """softmax over the last dimension, times values, with every sum over keys taken tile by tile from the left.
 
+    2^x is the vector library's own and takes the same time for every x; torch's e^x becomes 7 times as slow where it
+    gives zero, which is what a mask is for.
+
     Args:
-        scores: [batch, rows, width], overwritten.
+        scores: [batch, rows, width], in units of log2; overwritten.
         values: [batch, width, head_dim].
 
     Returns:
         [batch, rows, head_dim].
     """
-    scores.sub_(scores.amax(-1, keepdim=True)).exp_()
+    scores.sub_(scores.amax(-1, keepdim=True)).exp2_()
     sums = scores.view(*scores.shape[:2], -1, tile).sum(-1)  # [batch, rows, tiles]
     total = sums.cumsum(-1)[..., -1:]  # in order, so that tiles of zeros at the end change nothing
     mixed = torch.bmm(scores[..., :tile], values[:, :tile])

@@ -53,25 +53,22 @@ class Model:
     def _layer(self, base: str, tensors: dict[str, Tensor], factory: LinearFactory) -> Layer:
         head_dim = self.shape.head_dim
         attention, mlp = base + "self_attn.", base + "mlp."
-        # Attention's 1 / sqrt(head_dim) rides in Q's last weights before the product: a power of two for most models.
-        scale = head_dim**-0.5
-        q_scale = 1.0 if self.shape.qk_norm else scale
 
         def own(name: str) -> Tensor:
             return tensors[name].to(torch.float32, copy=True)  # a view would keep the whole file mapped
 
         def fused(kind: str) -> Tensor:
             q, k, v = (tensors[f"{attention}{name}_proj.{kind}"].float() for name in "qkv")
-            return torch.cat([Rotary.interleave(q * q_scale, head_dim), Rotary.interleave(k, head_dim), v])
+            return torch.cat([Rotary.interleave(q, head_dim), Rotary.interleave(k, head_dim), v])
 
-        def head_norm(name: str, scale: float) -> Tensor | None:
-            return Rotary.interleave(own(attention + name), head_dim) * scale if self.shape.qk_norm else None
+        def head_norm(name: str) -> Tensor | None:
+            return Rotary.interleave(own(attention + name), head_dim) if self.shape.qk_norm else None
 
         return Layer(
             input_norm=own(base + "input_layernorm.weight"),
             qkv=factory(fused("weight"), fused("bias") if self.shape.qkv_bias else None),
-            q_norm=head_norm("q_norm.weight", scale),
-            k_norm=head_norm("k_norm.weight", 1.0),
+            q_norm=head_norm("q_norm.weight"),
+            k_norm=head_norm("k_norm.weight"),
             output=factory(tensors[attention + "o_proj.weight"]),
             post_norm=own(base + "post_attention_layernorm.weight"),
             gate_up=factory(torch.cat([tensors[mlp + "gate_proj.weight"], tensors[mlp + "up_proj.weight"]])),

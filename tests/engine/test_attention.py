@@ -28,11 +28,11 @@ def run(pool: PagedKvPool, q: torch.Tensor, spans: list[Span]) -> torch.Tensor:
 
 
 def plain(pool: PagedKvPool, q: torch.Tensor, position: int, blocks: tuple[int, ...]) -> torch.Tensor:
-    """softmax(q · Kᵀ) · V of one query [heads, head_dim] in float64, over keys 0..position."""
+    """softmax(q · Kᵀ / sqrt(head_dim)) · V of one query [heads, head_dim] in float64, over keys 0..position."""
     k, v = pool.data[0][:, list(blocks)].double().transpose(1, 2).reshape(2, pool.num_kv_heads, -1, HEAD_DIM)
     repeat = q.shape[0] // pool.num_kv_heads
     k, v = (side[:, : position + 1].repeat_interleave(repeat, dim=0) for side in (k, v))
-    weights = torch.softmax(torch.einsum("hd,hkd->hk", q.double(), k), dim=-1)
+    weights = torch.softmax(torch.einsum("hd,hkd->hk", q.double(), k) * HEAD_DIM**-0.5, dim=-1)
     return torch.einsum("hk,hkd->hd", weights, v)
 
 
@@ -44,7 +44,7 @@ def test_a_mixed_batch_matches_the_formula(block_size: int, heads: int, kv_heads
     for seed, (position, count) in enumerate([(0, 1), (299, 1), (130, 1), (0, 140), (140, 7), (127, 2), (3, 1)]):
         spans.append(Span(tokens, count, position, table_of(position + count, block_size, pool.num_blocks, seed)))
         tokens += count
-    q = probe_rows(tokens, heads * HEAD_DIM).view(tokens, heads, HEAD_DIM) * 0.5
+    q = probe_rows(tokens, heads * HEAD_DIM).view(tokens, heads, HEAD_DIM) * 2
     out = run(pool, q, spans)
     for span in spans:
         for step in range(span.count):
