@@ -1,4 +1,5 @@
-"""The triptych command.
+"""The `triptych` command.
 
-__main__.py  the commands and their options
+Files in reading order: __main__ (commands and options), settings (YAML and --set), output (what commands print), up,
+down, client (gRPC), status, chat, replay.
 """

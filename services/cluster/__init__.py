@@ -1,8 +1,5 @@
 """Composition root of the real cluster: Ray and Ray Serve.
 
-config.py     the one YAML as models
-topology.py   pools and placements
-launch.py     actors made and adopted
-supervise.py  up, drain, down
-app.py        what up starts
+Files in reading order: config (the one YAML as models), topology (pools and placements), launch (Ray, worker actors),
+app (what `up` deploys), supervise (processes, ports, memory; ending them all), replay (decision logs).
 """

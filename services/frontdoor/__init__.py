@@ -11,6 +11,7 @@ interceptor.py       errors to statuses
 servicer.py          InferenceService
 cluster_servicer.py  ClusterService
 health_http.py       /health /livez /readyz /version
+holder.py            who listens on a port
 server.py            both servers on ports that replicas share
 app.py               one front door replica, put together
 """

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import json
 import socket
 from collections.abc import Awaitable, Callable
 
 import grpc
-import psutil
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -18,6 +16,7 @@ from services.core.errors import PortBusyError
 from services.frontdoor.cluster_servicer import ClusterServicer
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.health_http import make_app, make_server, reusable_socket
+from services.frontdoor.holder import port_holder
 from services.frontdoor.interceptor import ErrorInterceptor
 from services.frontdoor.servicer import InferenceServicer
 from services.pb import cluster_pb2, cluster_pb2_grpc, inference_pb2, inference_pb2_grpc
@@ -158,17 +157,6 @@ def is_free(host: str, port: int) -> bool:
                 raise
             return False
     return True
-
-
-def port_holder(port: int) -> str:
-    """Pid and command of the process that listens on a TCP port, as far as this user may see them."""
-    with contextlib.suppress(psutil.Error):
-        for connection in psutil.net_connections("tcp"):
-            listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,)
-            if listens and connection.pid is not None:
-                command = " ".join(psutil.Process(connection.pid).cmdline())[:200]
-                return f"pid {connection.pid} ({command})"
-    return "a process of another user"
 
 
 async def cluster_of_grpc(host: str, port: int) -> str:

@@ -1,0 +1,49 @@
+"""`triptych down`: ends a cluster from outside, also one whose `up` was killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from services.cli.output import EXIT_FAILED, EXIT_OK, Output
+from services.cluster.supervise import (
+    EndReport,
+    cluster_ids,
+    end_cluster,
+    end_processes,
+    read_record,
+    remove_record,
+)
+
+
+def end_named(output: Output, folder: Path, name: str, now: bool) -> int:
+    """End the cluster that `up` recorded under `name`."""
+    record = read_record(folder, name)
+    if record is None:
+        output.line(f"no cluster {name} is recorded in {folder}")
+        if others := cluster_ids():
+            output.line(f"running without a record there: {', '.join(others)}; `triptych down --all` ends them")
+        return EXIT_OK
+    report = end_cluster(record, now)
+    remove_record(folder, name)
+    return _tell(output, record.cluster_id, report)
+
+
+def end_all(output: Output) -> int:
+    """End every cluster of this user, recorded or not."""
+    found = cluster_ids()
+    if not found:
+        output.line("no cluster is running")
+    return max((_tell(output, cluster_id, end_processes(cluster_id, grace_s=3.0)) for cluster_id in found), default=0)
+
+
+def _tell(output: Output, cluster_id: str, report: EndReport) -> int:
+    how = ["drained by its own `up`"] if report.drained else []
+    if report.terminated:
+        how.append(f"{report.terminated} processes ended")
+    if report.killed:
+        how.append(f"{report.killed} processes killed")
+    output.line(f"{cluster_id}: {', '.join(how) or 'no process was left'}")
+    if report.left:
+        output.error(f"{report.left} processes of {cluster_id} could not be ended; they may belong to another user")
+        return EXIT_FAILED
+    return EXIT_OK

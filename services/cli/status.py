@@ -1,0 +1,58 @@
+"""`triptych status`: who works, on what, and how full the KV pools are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from services.cli.client import get_status
+from services.cli.output import EXIT_OK, Output
+from services.pb import cluster_pb2
+
+
+def status_data(response: cluster_pb2.GetStatusResponse) -> dict[str, Any]:
+    """The answer as JSON data; numbers stay numbers, and incarnations become text because JSON readers round them."""
+    return {
+        "cluster_id": response.cluster_id,
+        "version": response.version,
+        "model": response.model,
+        "front_door": response.front_door,
+        "ready": response.ready,
+        "running_requests": response.running_requests,
+        "workers": [
+            {
+                field.name: str(value) if field.name == "incarnation" else value
+                for field in cluster_pb2.WorkerStatus.DESCRIPTOR.fields
+                for value in (getattr(worker, field.name),)
+            }
+            for worker in response.workers
+        ],
+    }
+
+
+def show_status(output: Output, server: str, as_json: bool) -> int:
+    """Ask the cluster and print its answer.
+
+    Raises:
+        ServerError: it does not answer.
+    """
+    response = get_status(server)
+    if as_json:
+        output.json(status_data(response))
+        return EXIT_OK
+    state = "ready" if response.ready else "not ready"
+    output.line(f"{response.cluster_id}: {state}, {response.model}, {response.running_requests} running requests")
+    table = Table("worker", "role", "pid", "KV blocks used", "cached", "total", "prefill tokens", "decodes", "age")
+    for worker in response.workers:
+        cells = [
+            worker.kv_blocks_used,
+            worker.kv_blocks_cached,
+            worker.kv_blocks_total,
+            worker.queued_prefill_tokens,
+            worker.running_decodes,
+        ]
+        role = f"{worker.role} (draining)" if worker.draining else worker.role
+        table.add_row(worker.id, role, str(worker.pid), *map(str, cells), f"{worker.report_age_ms} ms")
+    output.out.print(table)
+    return EXIT_OK

@@ -1,0 +1,221 @@
+"""`triptych up`: from a configuration to a serving cluster, and back to nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from services.cli.client import ServerError, get_status
+from services.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Output, Steps
+from services.cli.settings import state_folder
+from services.cluster.config import ClusterConfig
+from services.cluster.supervise import (
+    ClusterRecord,
+    check_memory,
+    claim_ports,
+    end_processes,
+    is_running,
+    read_record,
+    remove_record,
+    write_record,
+)
+from services.core.clock import NS_PER_S, WallClock
+from services.core.errors import StartupError
+from services.engine.checkpoint import prepare_model, read_shape
+
+if TYPE_CHECKING:
+    from services.cluster.app import RunningCluster
+
+POLL_S = 0.1
+PROMPT = "What is the capital of France?"
+
+
+class Stopping(Exception):
+    """The user asked to stop while the cluster was starting."""
+
+
+class Signals:
+    """Ctrl-C and SIGTERM: the first asks for a drain, the second ends at once."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.again = threading.Event()
+
+    def install(self) -> None:
+        """Take both signals; Ray installs handlers of its own when it starts, so call this again after it."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        (self.again if self.asked.is_set() else self.asked).set()
+
+    def check(self) -> None:
+        """Raises Stopping once a stop was asked for."""
+        if self.asked.is_set():
+            raise Stopping
+
+
+def up(config: ClusterConfig, cluster_id: str) -> int:
+    """Start the cluster, stay until a signal, then end every process of it.
+
+    Args:
+        cluster_id: found in this process's environment too, which every process of the cluster inherits.
+
+    Raises:
+        StartupError: it cannot start; nothing of it is left.
+    """
+    folder = state_folder(config)
+    log_file = folder / "logs" / f"{config.cluster.name}.log"
+    signals = Signals()
+    signals.install()
+    started = False
+    with own_streams(log_file) as output:
+        try:
+            cluster = start(output, config, cluster_id, folder, signals)
+            started = True
+            announce(output, config)
+            return serve_until_stopped(output, config, cluster, signals)
+        except Stopping:
+            output.note("stopped while starting")
+            return EXIT_INTERRUPTED
+        finally:
+            end_processes(cluster_id, grace_s=2.0 if started and not signals.again.is_set() else 0.0)
+            record = read_record(folder, config.cluster.name)
+            if record is not None and record.cluster_id == cluster_id:
+                remove_record(folder, config.cluster.name)
+
+
+@contextmanager
+def own_streams(log_file: Path) -> Iterator[Output]:
+    """An Output on the real stdout and stderr; what Ray and others print goes to a log file instead."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    with log_file.open("w", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    yield Output()
+
+
+def start(output: Output, config: ClusterConfig, cluster_id: str, folder: Path, signals: Signals) -> RunningCluster:
+    """Everything up to the first request that can be served."""
+    name = config.cluster.name
+    earlier = read_record(folder, name)
+    if earlier is not None and is_running(earlier.pid, earlier.cluster_id):
+        raise StartupError(
+            f"cluster {name} runs already (pid {earlier.pid}, {earlier.grpc_address}); end it with `triptych down`, or "
+            "start another one under another cluster.name, grpc_port and http_port"
+        )
+    claim_ports(config.frontdoor)
+    with output.progress() as steps:
+        steps.begin("model")
+        model_folder = prepare_model(config.model.path, folder / "models", steps.say)
+        shape = read_shape(model_folder)
+        check_memory(config, shape)
+        steps.done(f"{config.model.served_name}, {config.model.dtype}, {shape.num_layers} layers")
+        signals.check()
+        steps.begin("Ray")
+        # Imported here: these take over a second, and a wrong configuration should be told at once.
+        from services.cluster.app import deploy
+        from services.cluster.launch import start_ray
+
+        logs = start_ray(config)
+        signals.install()
+        frontdoor = config.frontdoor
+        write_record(
+            folder,
+            ClusterRecord(
+                name=name,
+                cluster_id=cluster_id,
+                pid=os.getpid(),
+                grpc_address=f"{frontdoor.host}:{frontdoor.grpc_port}",
+                http_address=f"{frontdoor.host}:{frontdoor.http_port}",
+                model=config.model.served_name,
+                drain_s=config.controller.drain_s + frontdoor.drain_s,
+                started_unix_ms=WallClock().unix_ms(),
+                log_folder=str(logs),
+            ),
+        )
+        steps.done(f"node started, logs in {logs}")
+        signals.check()
+        steps.begin("controller and front door")
+        cluster = deploy(config, cluster_id, model_folder)
+        steps.done(f"gRPC on {frontdoor.grpc_port}, HTTP on {frontdoor.http_port}")
+        wait_for_workers(steps, config, cluster, signals)
+    return cluster
+
+
+def wait_for_workers(steps: Steps, config: ClusterConfig, cluster: RunningCluster, signals: Signals) -> None:
+    """Wait until every worker is live and the front door has heard of all of them."""
+    clock = WallClock()
+    end_ns = clock.now_ns() + int((config.controller.start_timeout_s + 5.0) * NS_PER_S)
+    steps.begin("workers")
+    while True:
+        signals.check()
+        status = cluster.status()
+        live = [worker.worker_id for worker in status.workers if worker.state == "live"]
+        steps.say(f"{len(live)} of {len(status.workers)} loaded", len(live) / len(status.workers))
+        for worker in status.workers:
+            if worker.failures and worker.last_error:
+                raise StartupError(f"worker {worker.worker_id} could not start: {worker.last_error}")
+        if status.ready and front_door_is_ready(config, len(live)):
+            break
+        if clock.now_ns() > end_ns:
+            missing = [worker.worker_id for worker in status.workers if worker.worker_id not in live]
+            raise StartupError(f"not ready within {config.controller.start_timeout_s:.0f} s: {', '.join(missing)}")
+        signals.asked.wait(POLL_S)
+    steps.done(", ".join(live))
+
+
+def front_door_is_ready(config: ClusterConfig, workers: int) -> bool:
+    """Whether the front door answers and knows every worker."""
+    try:
+        answer = get_status(f"{config.frontdoor.host}:{config.frontdoor.grpc_port}", timeout_s=2.0)
+    except ServerError:
+        return False
+    return answer.ready and len(answer.workers) >= workers
+
+
+def announce(output: Output, config: ClusterConfig) -> None:
+    """The last lines on stdout: ready, the addresses, and requests to copy."""
+    grpc = f"{config.frontdoor.host}:{config.frontdoor.grpc_port}"
+    output.line("ready")
+    output.line(f"gRPC  {grpc}")
+    output.line(f"HTTP  http://{config.frontdoor.host}:{config.frontdoor.http_port}")
+    output.line(f'try   triptych chat --server {grpc} "{PROMPT}"')
+    message = f'{{"role": "user", "content": [{{"text": "{PROMPT}"}}]}}'
+    body = f'{{"messages": [{message}], "sampling": {{"max_tokens": 32}}}}'
+    output.line(f"or    grpcurl -plaintext -d '{body}' {grpc} triptych.v1.InferenceService/Generate")
+    output.out.file.flush()
+
+
+def serve_until_stopped(output: Output, config: ClusterConfig, cluster: RunningCluster, signals: Signals) -> int:
+    """Wait for a signal, then let requests finish; a second signal ends at once."""
+    signals.asked.wait()
+    output.note(f"draining for at most {config.controller.drain_s:.0f} s; Ctrl-C again ends at once")
+    failed: list[str] = []
+
+    def drain() -> None:
+        try:
+            cluster.drain()
+        except Exception as error:  # whatever it is, the processes are ended next
+            failed.append(f"{type(error).__name__}: {error}")
+
+    worker = threading.Thread(target=drain, daemon=True)
+    worker.start()
+    while worker.is_alive() and not signals.again.is_set():
+        worker.join(POLL_S)
+    if signals.again.is_set():
+        return EXIT_INTERRUPTED
+    if failed:
+        output.error(f"the drain failed ({failed[0]}); everything is ended now")
+        return EXIT_FAILED
+    return EXIT_OK

@@ -1,0 +1,156 @@
+"""What `up` starts: one Ray Serve application of a controller and a front door, without Serve's own proxy."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, cast
+
+from ray import serve
+from ray.serve import Deployment
+from ray.serve.handle import DeploymentHandle
+
+from services.cluster.config import ClusterConfig
+from services.cluster.launch import RayWorkerHost
+from services.cluster.topology import desired
+from services.controller.app import Controller, ControllerStatus
+from services.core.config import parse
+from services.core.errors import StartupError
+from services.core.seeds import new_incarnation
+from services.core.wire import WorkerInfo
+from services.frontdoor.app import FrontDoor
+
+APPLICATION = "triptych"
+CONTROLLER = "controller"
+FRONT_DOOR = "frontdoor"
+
+HEALTH_CHECK_PERIOD_S = 2.0
+DRAIN_SLACK_S = 5.0
+"""Serve kills a replica that takes longer to end than its drain bound plus this."""
+
+
+class ControllerReplica:
+    """The controller in its Serve replica.
+
+    Args:
+        config: a `ClusterConfig` as plain data.
+        cluster_id: of this start of the cluster.
+        model_folder: prepared model.
+    """
+
+    async def __init__(self, config: dict[str, Any], cluster_id: str, model_folder: str) -> None:  # type: ignore[misc]
+        complete = parse(ClusterConfig, config)
+        self._controller = Controller(
+            controller_id=f"controller-{new_incarnation():x}",
+            desired=desired(complete),
+            config=complete.controller,
+            host=RayWorkerHost(complete, cluster_id, model_folder),
+        )
+        await self._controller.start()
+
+    async def list_workers(self) -> list[WorkerInfo]:
+        """Live workers."""
+        return await self._controller.list_workers()
+
+    async def status(self) -> ControllerStatus:
+        """Every wanted worker and its state."""
+        return await self._controller.status()
+
+    async def drain_all(self) -> ControllerStatus:
+        """End every worker once its requests are finished."""
+        return await self._controller.drain_all()
+
+    def check_health(self) -> None:
+        """Called by Serve; an exception replaces this replica."""
+        self._controller.check_health()
+
+
+class FrontDoorReplica:
+    """The front door in its Serve replica. Serve cannot see its requests, so it drains itself.
+
+    Args:
+        config: a `ClusterConfig` as plain data.
+        controller: handle of the controller deployment.
+    """
+
+    async def __init__(  # type: ignore[misc]
+        self, config: dict[str, Any], cluster_id: str, model_folder: str, controller: DeploymentHandle[Any]
+    ) -> None:
+        complete = parse(ClusterConfig, config)
+        self._drain_s = complete.frontdoor.drain_s
+        self._stopped = False
+        self._door = FrontDoor(
+            config=complete.frontdoor,
+            router=complete.router,
+            cluster_id=cluster_id,
+            model=complete.model,
+            model_folder=model_folder,
+            controller=controller,
+            block_size=complete.cache.block_size_tokens,
+            decision_log=complete.record.folder,
+        )
+        await self._door.start()
+
+    async def drain(self) -> None:
+        """Refuse new requests, wait for open streams, close both ports. Idempotent."""
+        if not self._stopped:
+            self._stopped = True
+            await self._door.stop(self._drain_s)
+
+    async def check_health(self) -> None:
+        """Called by Serve; an exception replaces this replica. One that drains is not to be replaced."""
+        if not self._stopped:
+            await self._door.check_health()
+
+    async def __del__(self) -> None:
+        """Called by Serve before it ends the replica."""
+        await self.drain()
+
+
+class RunningCluster:
+    """Handles of a deployed cluster, for the process that deployed it."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self._config = config
+        self._controller: DeploymentHandle[Any] = serve.get_deployment_handle(CONTROLLER, APPLICATION)
+        self._front_door: DeploymentHandle[Any] = serve.get_deployment_handle(FRONT_DOOR, APPLICATION)
+
+    def status(self, timeout_s: float = 30.0) -> ControllerStatus:
+        """What the controller knows of every worker."""
+        status: ControllerStatus = self._controller.status.remote().result(timeout_s=timeout_s)
+        return status
+
+    def drain(self) -> None:
+        """Let open streams finish, then end the workers; both are bounded by their `drain_s`."""
+        self._front_door.drain.remote().result(timeout_s=self._config.frontdoor.drain_s + DRAIN_SLACK_S)
+        self._controller.drain_all.remote().result(timeout_s=self._config.controller.drain_s + DRAIN_SLACK_S)
+
+
+def deploy(config: ClusterConfig, cluster_id: str, model_folder: Path) -> RunningCluster:
+    """Put controller and front door on a running Ray node; returns when both answer, with workers still starting.
+
+    Raises:
+        StartupError: one of them could not start; the message has its reason.
+    """
+    quiet = logging.getLogger("ray.serve")
+    data = config.model_dump(mode="json")
+    common: dict[str, Any] = {
+        "num_replicas": 1,
+        "max_ongoing_requests": 1000,
+        "ray_actor_options": {"num_cpus": 0},
+        "health_check_period_s": HEALTH_CHECK_PERIOD_S,
+    }
+    controller = cast("Deployment", serve.deployment(ControllerReplica)).options(
+        name=CONTROLLER, graceful_shutdown_timeout_s=config.controller.drain_s + DRAIN_SLACK_S, **common
+    )
+    front_door = cast("Deployment", serve.deployment(FrontDoorReplica)).options(
+        name=FRONT_DOOR, graceful_shutdown_timeout_s=config.frontdoor.drain_s + DRAIN_SLACK_S, **common
+    )
+    bound = controller.bind(data, cluster_id, str(model_folder))
+    try:
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False})
+        quiet.setLevel(logging.ERROR)  # after start, which sets it
+        serve.run(front_door.bind(data, cluster_id, str(model_folder), bound), name=APPLICATION, route_prefix=None)
+    except RuntimeError as error:
+        raise StartupError(f"controller or front door did not start: {error}") from error
+    return RunningCluster(config)

@@ -1,0 +1,171 @@
+"""Ray: the local node, and worker actors made, adopted and killed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import ray
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+
+from services.cluster.config import ClusterConfig
+from services.cluster.supervise import worker_processes
+from services.cluster.topology import placements, pool_resources, worker_environment, worker_spec
+from services.core.actions import WorkerReport
+from services.core.errors import StartupError, UnavailableError
+from services.core.wire import NAMESPACE, WorkerInfo, actor_name
+
+NODE_ADDRESS = "127.0.0.2"
+"""Ray replaces 127.0.0.1 by the machine's own address without a word; this one keeps its traffic on loopback."""
+
+OBJECT_STORE_BYTES = 80 * 2**20
+"""Just above Ray's minimum: nothing of ours goes through the object store."""
+
+MAX_CONCURRENCY = 1000
+"""Calls that one worker actor may have in progress; most of them wait for a stream."""
+
+
+def start_ray(config: ClusterConfig) -> Path:
+    """Start a Ray node of our own on this machine, never joining one that runs already.
+
+    Returns:
+        The folder of Ray's logs.
+
+    Raises:
+        StartupError: Ray did not start.
+    """
+    # Sockets live below this folder and their paths must stay below 108 characters, so it is short and fixed.
+    folder = Path("/tmp") / f"triptych-{os.getuid()}"
+    try:
+        context = ray.init(
+            address="local",
+            namespace=NAMESPACE,
+            num_cpus=1,  # Ray starts one idle process for each; our actors ask for none
+            resources=pool_resources(config),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address=NODE_ADDRESS,
+            _temp_dir=str(folder),
+        )
+    except (RayError, OSError, RuntimeError, ValueError) as error:
+        raise StartupError(f"Ray did not start: {error}. Its logs are in {folder}/session_latest/logs.") from error
+    return Path(cast(Any, context).address_info["session_dir"]) / "logs"
+
+
+def stop_ray() -> None:
+    """End the node and every actor on it."""
+    ray.shutdown()
+
+
+class RayWorker:
+    """A worker actor as the controller calls it (`services.controller.app.WorkerHandle`)."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def ready(self) -> WorkerInfo:
+        """Wait until the model is loaded.
+
+        Raises:
+            UnavailableError: the worker could not start; the message is the worker's own.
+        """
+        info: WorkerInfo = await self._call("ready")
+        return info
+
+    async def heartbeat(self, controller_id: str) -> WorkerReport:
+        """The worker's report of this moment."""
+        report: WorkerReport = await self._call("heartbeat", controller_id)
+        return report
+
+    async def drain(self) -> None:
+        """Take no new request."""
+        await self._call("drain")
+
+    async def stop(self) -> None:
+        """End the process."""
+        await self._call("stop")
+
+    async def _call(self, method: str, *arguments: object) -> Any:
+        try:
+            return await getattr(self._actor, method).remote(*arguments)
+        except RayError as error:
+            raise UnavailableError(explain(error)) from error
+
+
+class RayWorkerHost:
+    """Worker actors of one cluster (`services.controller.app.WorkerHost`).
+
+    Args:
+        cluster_id: first part of every actor's name.
+        model_folder: prepared model that the workers load.
+    """
+
+    def __init__(self, config: ClusterConfig, cluster_id: str, model_folder: str) -> None:
+        self._config = config
+        self._cluster_id = cluster_id
+        self._model_folder = model_folder
+        self._placements = {placement.worker_id: placement for placement in placements(config)}
+
+    def find(self, worker_id: str) -> RayWorker | None:
+        """The worker's actor, whoever made it, or None."""
+        try:
+            return RayWorker(ray.get_actor(actor_name(self._cluster_id, worker_id), namespace=NAMESPACE))
+        except ValueError:
+            return None
+
+    def launch(self, worker_id: str, pool: str) -> RayWorker:
+        """Make the actor; it outlives its maker and is never restarted by Ray, for the controller decides that."""
+        from services.worker.actor import WorkerActor  # here, because it imports torch
+
+        placement = self._placements[worker_id]
+        assert placement.pool == pool, (placement, pool)
+        spec = worker_spec(self._config, self._cluster_id, self._model_folder, placement)
+        remote = ray.remote(WorkerActor).options(
+            name=actor_name(self._cluster_id, worker_id),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,  # a controller that is being replaced may have made it a moment ago
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=MAX_CONCURRENCY,
+            num_cpus=0,
+            resources={pool: 1},
+            runtime_env={"env_vars": worker_environment(self._config, placement)},
+        )
+        return RayWorker(remote.remote(spec.model_dump(mode="json")))
+
+    async def kill(self, worker_id: str) -> None:
+        """Kill the worker's process and wait until it is gone and its name is free.
+
+        Ray frees the name of a killed actor before its process ends, and a stopped process (SIGSTOP) never obeys Ray;
+        so on this host the process itself is killed.
+        """
+        processes = worker_processes(self._cluster_id, worker_id)
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        name = actor_name(self._cluster_id, worker_id)
+        while True:
+            try:
+                ray.kill(ray.get_actor(name, namespace=NAMESPACE))
+            except ValueError:
+                break
+            await asyncio.sleep(0.02)
+        while any(process.is_running() for process in processes):
+            await asyncio.sleep(0.02)
+
+
+def explain(error: RayError) -> str:
+    """What happened, for people: the message of the worker's own exception where there is one, without a traceback."""
+    if isinstance(error, RayTaskError) and error.cause is not None:
+        return str(error.cause) or type(error.cause).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Ray's text on a dead actor ends with the cause: the exception of its __init__, or who killed it.
+    return lines[-1 if isinstance(error, ActorDiedError) else 0] if lines else type(error).__name__

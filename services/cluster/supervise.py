@@ -1,0 +1,252 @@
+"""Which clusters run on this machine, which processes belong to one, and how all of them are ended.
+
+Every process of a cluster inherits `TRIPTYCH_CLUSTER_ID` from `triptych up`, so a scan of process environments finds
+Ray's own processes, workers and front doors alike, also after `up` itself was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from services.cluster.config import ClusterConfig
+from services.cluster.topology import CLUSTER_VARIABLE, WORKER_VARIABLE, pools
+from services.core.errors import MemoryShortError, PortBusyError
+from services.engine.checkpoint import ModelShape
+from services.frontdoor.config import FrontDoorConfig
+from services.frontdoor.holder import port_holder
+
+PROCESS_BYTES = 300 * 2**20
+"""One worker process beside weights and pool: Python, torch, Ray, a step's activations."""
+BASE_BYTES = 1200 * 2**20
+"""Ray's own processes, Serve, the controller and a front door."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRecord:
+    """What `up` leaves in `<state folder>/clusters/<name>.json` for the other commands.
+
+    Attributes:
+        pid: of `triptych up`.
+        grpc_address, http_address: `host:port`.
+        drain_s: how long `up` may wait for requests once it was asked to end.
+        started_unix_ms: when `up` began.
+        log_folder: Ray's logs of this cluster.
+    """
+
+    name: str
+    cluster_id: str
+    pid: int
+    grpc_address: str
+    http_address: str
+    model: str
+    drain_s: float
+    started_unix_ms: int
+    log_folder: str
+
+
+def record_path(state_folder: Path, name: str) -> Path:
+    """Where the record of the cluster `name` is kept."""
+    return state_folder / "clusters" / f"{name}.json"
+
+
+def write_record(state_folder: Path, record: ClusterRecord) -> None:
+    """Write the record at once or not at all."""
+    path = record_path(state_folder, record.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def read_record(state_folder: Path, name: str) -> ClusterRecord | None:
+    """The record of the cluster `name`, or None; one that cannot be read counts as none."""
+    try:
+        return ClusterRecord(**json.loads(record_path(state_folder, name).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def remove_record(state_folder: Path, name: str) -> None:
+    """Forget the cluster `name`."""
+    record_path(state_folder, name).unlink(missing_ok=True)
+
+
+# --- processes --------------------------------------------------------------------------------------------------
+
+
+def marked_processes() -> Iterator[tuple[psutil.Process, str, str | None]]:
+    """(process, cluster id, worker id or None) of every process of any cluster that this user may see."""
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+        except (psutil.Error, OSError):
+            continue
+        if cluster_id := environment.get(CLUSTER_VARIABLE):
+            yield process, cluster_id, environment.get(WORKER_VARIABLE)
+
+
+def members(cluster_id: str) -> list[psutil.Process]:
+    """Every process of one cluster: those that bear its mark, and their descendants."""
+    found = {process.pid: process for process, owner, _ in marked_processes() if owner == cluster_id}
+    for process in list(found.values()):
+        with contextlib.suppress(psutil.Error):
+            # A process that rewrites its title may overwrite its environment; its parent still has the mark.
+            found.update((child.pid, child) for child in process.children(recursive=True))
+    return [found[pid] for pid in sorted(found)]
+
+
+def worker_processes(cluster_id: str, worker_id: str) -> list[psutil.Process]:
+    """Processes of one worker on this host."""
+    return [process for process, owner, name in marked_processes() if (owner, name) == (cluster_id, worker_id)]
+
+
+def cluster_ids() -> list[str]:
+    """Ids of all clusters with a process on this machine."""
+    return sorted({cluster_id for _, cluster_id, _ in marked_processes()})
+
+
+def is_running(pid: int, cluster_id: str) -> bool:
+    """Whether `pid` is a live process of that cluster, and not another that got its number."""
+    try:
+        process = psutil.Process(pid)
+        return process.environ().get(CLUSTER_VARIABLE) == cluster_id and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, OSError):
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """Memory of one process; PSS counts a shared page by its share.
+
+    Attributes:
+        pss_bytes: proportional set size; resident set size where the system has no PSS.
+    """
+
+    pid: int
+    title: str
+    pss_bytes: int
+
+
+def memory_table(cluster_id: str) -> list[ProcessMemory]:
+    """Every process of a cluster with its memory, the largest first; their sum is what the cluster costs."""
+    rows = []
+    for process in members(cluster_id):
+        with contextlib.suppress(psutil.Error):
+            memory = process.memory_full_info()
+            title = " ".join(process.cmdline()).strip() or process.name()
+            rows.append(ProcessMemory(process.pid, title[:80], getattr(memory, "pss", memory.rss)))
+    return sorted(rows, key=lambda row: row.pss_bytes, reverse=True)
+
+
+# --- ending -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EndReport:
+    """How the processes of a cluster ended.
+
+    Attributes:
+        drained: `up` was there and ended the cluster itself.
+        terminated: processes that ended when asked to.
+        killed: processes that had to be killed.
+        left: processes that are still there; 0 unless the system refuses.
+    """
+
+    drained: bool
+    terminated: int
+    killed: int
+    left: int
+
+
+def end_processes(cluster_id: str, grace_s: float) -> EndReport:
+    """End every process of a cluster but the calling one: ask, wait `grace_s`, kill; 0 kills at once."""
+    terminated = killed = 0
+    for rounds in range(5):  # a parent that dies last may have started one more child
+        processes = _others(cluster_id)
+        if not processes:
+            break
+        grace = grace_s if rounds == 0 else 0.0
+        if grace:
+            _signal(processes, "terminate")
+        gone, alive = psutil.wait_procs(processes, timeout=grace)
+        terminated += len(gone)
+        _signal(alive, "kill")
+        killed += len(psutil.wait_procs(alive, timeout=5.0)[0])
+    return EndReport(False, terminated, killed, len(_others(cluster_id)))
+
+
+def end_cluster(record: ClusterRecord, now: bool) -> EndReport:
+    """What `triptych down` does: let `up` drain and end everything, then end by force what is left.
+
+    Args:
+        now: do not drain.
+    """
+    drained = False
+    if not now and is_running(record.pid, record.cluster_id):
+        up = psutil.Process(record.pid)
+        with contextlib.suppress(psutil.Error):
+            up.terminate()
+            up.wait(timeout=record.drain_s + 20.0)
+            drained = True
+    report = end_processes(record.cluster_id, grace_s=0.0 if now else 3.0)
+    return dataclasses.replace(report, drained=drained)
+
+
+def _others(cluster_id: str) -> list[psutil.Process]:
+    """Every process of a cluster but the calling one."""
+    return [process for process in members(cluster_id) if process.pid != os.getpid()]
+
+
+def _signal(processes: Sequence[psutil.Process], how: str) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            getattr(process, how)()
+
+
+# --- before anything starts -------------------------------------------------------------------------------------
+
+
+def claim_ports(config: FrontDoorConfig) -> None:
+    """Bind both ports without SO_REUSEPORT and let go again: nothing else may listen there.
+
+    Raises:
+        PortBusyError: with the holder's pid and command, and the option that chooses another port.
+    """
+    for option, port in (("--grpc-port", config.grpc_port), ("--http-port", config.http_port)):
+        with socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET) as probe:
+            # Connections of a server that just ended (TIME_WAIT) do not hold a port; listeners do.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((config.host, port))
+            except OSError as error:
+                raise PortBusyError(
+                    f"port {port} on {config.host} is taken by {port_holder(port)} ({error.strerror}); end it "
+                    f"(`triptych down` if it is a cluster), or choose another port with {option}"
+                ) from error
+
+
+def check_memory(config: ClusterConfig, shape: ModelShape) -> None:
+    """Refuse what cannot fit: weights and KV pool of every worker, and what Ray and the front door take.
+
+    Raises:
+        MemoryShortError: with the sum, its parts, what is free, and what to change.
+    """
+    workers = sum(pool.replicas for pool in pools(config).values())
+    weights, pool = shape.weight_bytes(config.model.dtype), config.cache.memory_bytes
+    needed = workers * (weights + pool + PROCESS_BYTES) + BASE_BYTES
+    available = psutil.virtual_memory().available
+    if needed > available:
+        raise MemoryShortError(
+            f"{workers} workers need {needed >> 20} MB: {weights >> 20} MB of weights, {pool >> 20} MB of KV pool and "
+            f"{PROCESS_BYTES >> 20} MB of process each, and {BASE_BYTES >> 20} MB for Ray and the front door; "
+            f"{available >> 20} MB are free. Lower cache.memory_bytes or pools.*.replicas, or use a smaller model"
+        )

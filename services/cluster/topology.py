@@ -1,0 +1,102 @@
+"""Which workers a configuration asks for, and what each of them is started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.cluster.config import ClusterConfig, PoolConfig
+from services.worker.config import WorkerSpec
+
+CLUSTER_VARIABLE = "TRIPTYCH_CLUSTER_ID"
+"""Environment variable that every process of a cluster inherits, and by which `down` finds them all."""
+
+WORKER_VARIABLE = "TRIPTYCH_WORKER_ID"
+"""Environment variable of worker processes alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One worker that should exist: its name, the pool it is launched for and the stages it hosts at first."""
+
+    worker_id: str
+    pool: str
+    roles: tuple[str, ...]
+
+
+def pools(config: ClusterConfig) -> dict[str, PoolConfig]:
+    """Launch pools by name, in the order of a request's life."""
+    return {"prefill": config.pools.prefill, "decode": config.pools.decode}
+
+
+def placements(config: ClusterConfig) -> tuple[Placement, ...]:
+    """Every worker of the cluster: `prefill-0`, `prefill-1`, ..., `decode-0`, ..."""
+    return tuple(
+        Placement(f"{name}-{index}", name, (name,))
+        for name, pool in pools(config).items()
+        for index in range(pool.replicas)
+    )
+
+
+def desired(config: ClusterConfig) -> dict[str, tuple[str, ...]]:
+    """Worker ids by pool, as the reconciler wants them."""
+    return {
+        name: tuple(place.worker_id for place in placements(config) if place.pool == name) for name in pools(config)
+    }
+
+
+def pool_resources(config: ClusterConfig) -> dict[str, float]:
+    """Ray resources of a node that hosts the whole cluster: one unit of a pool's resource for each of its workers."""
+    return {name: float(pool.replicas) for name, pool in pools(config).items()}
+
+
+def worker_spec(config: ClusterConfig, cluster_id: str, model_folder: str, placement: Placement) -> WorkerSpec:
+    """Everything one worker is started with.
+
+    Args:
+        cluster_id: of the running cluster; part of the actor's name.
+        model_folder: prepared Hugging Face-layout folder.
+    """
+    return WorkerSpec(
+        worker_id=placement.worker_id,
+        cluster_id=cluster_id,
+        pool=placement.pool,
+        roles=placement.roles,
+        threads=pools(config)[placement.pool].threads,
+        model=config.model,
+        model_folder=model_folder,
+        cache=config.cache,
+        transfer=config.transfer,
+        scheduler=config.scheduler,
+        prefill=config.prefill,
+        decode=config.decode,
+        worker=config.worker,
+        testing=config.testing,
+        decision_log=config.record.folder,
+    )
+
+
+def worker_environment(config: ClusterConfig, placement: Placement) -> dict[str, str]:
+    """Environment variables of a worker process.
+
+    Thread counts must be set before torch is imported. The NCCL ones hand timeouts to the link thread, where a dead
+    peer costs one link; left alone, NCCL's watchdog kills the process.
+    """
+    threads = str(pools(config)[placement.pool].threads)
+    return {
+        WORKER_VARIABLE: placement.worker_id,
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+        "TORCH_NCCL_ENABLE_MONITORING": "0",
+    }
+
+
+def cluster_environment(cluster_id: str) -> dict[str, str]:
+    """Environment variables of `up` itself, inherited by every process of the cluster."""
+    return {
+        CLUSTER_VARIABLE: cluster_id,
+        "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": "1",  # workers set their own
+    }

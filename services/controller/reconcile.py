@@ -1,0 +1,232 @@
+"""The state machine of the controller: wanted workers against present ones.
+
+Each worker id has one slot:
+
+    state      Tick                    WorkerStarted     WorkerReport  WorkerLost     Drain
+    ABSENT     due: Launch → STARTING  adopted: → LIVE   ·             ·              ·
+    STARTING   late: Stop → STOPPING   → LIVE            ·             → ABSENT       Stop → STOPPING
+    LIVE       silent: Stop → STOPPING same: ·           heard         → ABSENT       Stop → STOPPING
+                                       other: Stop it
+    STOPPING   late: Stop again        Stop it           ·             → ABSENT       ·
+
+Launch finds the worker's actor by name or makes it, so a controller that restarted adopts what runs. A launch that
+fails before the worker said its incarnation comes back as WorkerLost with incarnation 0. After Drain nothing is
+launched any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from services.controller.config import ControllerConfig
+from services.controller.health import Health
+from services.core.actions import (
+    Action,
+    Drain,
+    Event,
+    Launch,
+    Stop,
+    Tick,
+    WorkerLost,
+    WorkerReport,
+    WorkerStarted,
+)
+from services.core.clock import NS_PER_S
+from services.core.request import WorkerRef
+
+UNKNOWN_INCARNATION = 0
+"""Stands in a WorkerRef for a process that never said its incarnation."""
+
+DRAIN_REASON = "drain"
+"""Reason of a Stop that lets running requests finish first; every other reason kills."""
+
+
+class SlotState(StrEnum):
+    """What is known of one worker id."""
+
+    ABSENT = "absent"
+    STARTING = "starting"
+    LIVE = "live"
+    STOPPING = "stopping"
+
+
+@dataclass(slots=True)
+class Slot:
+    """One worker id.
+
+    Attributes:
+        worker: the process, where its incarnation is known.
+        since_ns: when the present state was entered, or its Stop repeated.
+        launch_at_ns: earliest next launch; meaningful when ABSENT.
+    """
+
+    worker_id: str
+    pool: str
+    state: SlotState = SlotState.ABSENT
+    worker: WorkerRef | None = None
+    since_ns: int = 0
+    launch_at_ns: int = 0
+    health: Health = field(default_factory=Health)
+
+    @property
+    def incarnation(self) -> int:
+        """Of the process, or UNKNOWN_INCARNATION."""
+        return self.worker.incarnation if self.worker else UNKNOWN_INCARNATION
+
+
+class Reconciler:
+    """Keeps every wanted worker running: launches, watches and replaces (`core.ports.Machine`).
+
+    Args:
+        desired: worker ids by pool; ids are unique across pools.
+        config: timeouts and backoff.
+    """
+
+    def __init__(self, desired: Mapping[str, Sequence[str]], config: ControllerConfig) -> None:
+        self._config = config
+        self._draining = False
+        self._slots = {
+            worker_id: Slot(worker_id, pool) for pool, worker_ids in desired.items() for worker_id in worker_ids
+        }
+        self._on_tick: dict[SlotState, Callable[[Slot, int], list[Action]]] = {
+            SlotState.ABSENT: self._launch_when_due,
+            SlotState.STARTING: self._stop_when_late,
+            SlotState.LIVE: self._stop_when_silent,
+            SlotState.STOPPING: self._stop_again,
+        }
+
+    @property
+    def slots(self) -> Mapping[str, Slot]:
+        """Every worker id's slot, for status; not to be changed."""
+        return self._slots
+
+    @property
+    def draining(self) -> bool:
+        """Whether a Drain was seen."""
+        return self._draining
+
+    def handle(self, now: int, event: Event) -> list[Action]:
+        """See the table above."""
+        match event:
+            case Tick():
+                return [action for slot in self._slots.values() for action in self._on_tick[slot.state](slot, now)]
+            case WorkerStarted():
+                return self._started(now, event)
+            case WorkerReport():
+                slot = self._slots.get(event.source.worker_id)
+                if slot is not None and slot.state is SlotState.LIVE and slot.worker == event.source:
+                    slot.health.heard(now)
+                return []
+            case WorkerLost():
+                return self._lost(now, event)
+            case Drain():
+                self._draining = True
+                present = (SlotState.STARTING, SlotState.LIVE)
+                return [self._stop(slot, now, DRAIN_REASON) for slot in self._slots.values() if slot.state in present]
+            case _:
+                return []
+
+    def next_wake(self) -> int | None:
+        """The earliest time (ns) at which a Tick would do something, or None."""
+        times = [self._wake_of(slot) for slot in self._slots.values()]
+        return min((time for time in times if time is not None), default=None)
+
+    def state(self) -> object:
+        """Declared state as plain values."""
+        return {
+            "draining": self._draining,
+            "slots": [
+                {
+                    "worker_id": slot.worker_id,
+                    "pool": slot.pool,
+                    "state": slot.state.value,
+                    "incarnation": slot.incarnation,
+                    "since_ns": slot.since_ns,
+                    "launch_at_ns": slot.launch_at_ns,
+                    "live_since_ns": slot.health.live_since_ns,
+                    "heard_ns": slot.health.heard_ns,
+                    "failures": slot.health.failures,
+                }
+                for slot in self._slots.values()
+            ],
+        }
+
+    def check(self) -> None:
+        """Assert every invariant."""
+        for worker_id, slot in self._slots.items():
+            assert slot.worker_id == worker_id, (slot.worker_id, worker_id)
+            if slot.state in (SlotState.ABSENT, SlotState.STARTING):
+                assert slot.worker is None, f"{worker_id} is {slot.state} and has a process"
+            if slot.state is SlotState.LIVE:
+                assert slot.worker is not None, f"{worker_id} is live and has no process"
+                assert slot.health.heard_ns >= slot.health.live_since_ns, worker_id
+            if slot.worker is not None:
+                assert slot.worker.worker_id == worker_id, (slot.worker, worker_id)
+                assert slot.incarnation != UNKNOWN_INCARNATION, worker_id
+            assert not (self._draining and slot.state is SlotState.STARTING), f"{worker_id} starts while draining"
+
+    # --- Tick ---------------------------------------------------------------------------------------------------
+
+    def _launch_when_due(self, slot: Slot, now: int) -> list[Action]:
+        if self._draining or now < slot.launch_at_ns:
+            return []
+        self._enter(slot, SlotState.STARTING, now)
+        return [Launch(slot.worker_id, slot.pool)]
+
+    def _stop_when_late(self, slot: Slot, now: int) -> list[Action]:
+        return [self._stop(slot, now, "start timeout")] if now >= self._late_at(slot) else []
+
+    def _stop_when_silent(self, slot: Slot, now: int) -> list[Action]:
+        return [self._stop(slot, now, "silent")] if now >= slot.health.silent_at(self._config) else []
+
+    def _stop_again(self, slot: Slot, now: int) -> list[Action]:
+        return [self._stop(slot, now, "stop again")] if now >= self._late_at(slot) else []
+
+    # --- other events -------------------------------------------------------------------------------------------
+
+    def _started(self, now: int, event: WorkerStarted) -> list[Action]:
+        slot = self._slots.get(event.worker.worker_id)
+        if slot is None:
+            return [Stop(event.worker, "not wanted")]
+        if slot.worker == event.worker:
+            return []
+        if slot.state in (SlotState.LIVE, SlotState.STOPPING) or self._draining:
+            return [Stop(event.worker, "not wanted")]
+        self._enter(slot, SlotState.LIVE, now)
+        slot.worker = event.worker
+        slot.health.started(now)
+        return []
+
+    def _lost(self, now: int, event: WorkerLost) -> list[Action]:
+        slot = self._slots.get(event.worker.worker_id)
+        if slot is None or slot.state is SlotState.ABSENT or slot.incarnation != event.worker.incarnation:
+            return []
+        slot.launch_at_ns = slot.health.lost(now, slot.worker is not None, self._config)
+        slot.worker = None
+        self._enter(slot, SlotState.ABSENT, now)
+        return self._launch_when_due(slot, now)
+
+    def _stop(self, slot: Slot, now: int, reason: str) -> Action:
+        self._enter(slot, SlotState.STOPPING, now)
+        return Stop(slot.worker or WorkerRef(slot.worker_id, UNKNOWN_INCARNATION), reason)
+
+    def _enter(self, slot: Slot, state: SlotState, now: int) -> None:
+        slot.state = state
+        slot.since_ns = now
+
+    # --- times --------------------------------------------------------------------------------------------------
+
+    def _late_at(self, slot: Slot) -> int:
+        """When STARTING or STOPPING has taken too long; a Stop may wait for a drain before it kills."""
+        starting = slot.state is SlotState.STARTING
+        bound_s = (
+            self._config.start_timeout_s if starting else self._config.drain_s + self._config.ping_timeout_s
+        )
+        return slot.since_ns + int(bound_s * NS_PER_S)
+
+    def _wake_of(self, slot: Slot) -> int | None:
+        if slot.state is SlotState.ABSENT:
+            return None if self._draining else slot.launch_at_ns
+        return slot.health.silent_at(self._config) if slot.state is SlotState.LIVE else self._late_at(slot)
