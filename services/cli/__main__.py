@@ -77,7 +77,10 @@ def up(
         # The mark must be in the environment that the system shows of this process, so it starts once more with it.
         marked = {**os.environ, **cluster_environment(f"{complete.cluster.name}-{new_incarnation():016x}")}
         os.execve(sys.executable, [sys.executable, "-P", "-m", "services.cli", *sys.argv[1:]], marked)
-    raise typer.Exit(run(complete, cluster_id))
+    code = run(complete, cluster_id)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # Ray's own exit handlers would wait for the processes that are gone by now
 
 
 @app.command()

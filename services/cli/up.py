@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from services.cli.client import ServerError, get_status
-from services.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Output, Steps
+from services.cli.output import EXIT_CANNOT_START, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Output, Steps
 from services.cli.settings import state_folder
 from services.cluster.config import ClusterConfig
 from services.cluster.supervise import (
@@ -68,8 +68,8 @@ def up(config: ClusterConfig, cluster_id: str) -> int:
     Args:
         cluster_id: found in this process's environment too, which every process of the cluster inherits.
 
-    Raises:
-        StartupError: it cannot start; nothing of it is left.
+    Returns:
+        Exit status; nothing of the cluster is left.
     """
     folder = state_folder(config)
     log_file = folder / "logs" / f"{config.cluster.name}.log"
@@ -85,6 +85,9 @@ def up(config: ClusterConfig, cluster_id: str) -> int:
         except Stopping:
             output.note("stopped while starting")
             return EXIT_INTERRUPTED
+        except StartupError as error:
+            output.error(error.message)
+            return EXIT_CANNOT_START
         finally:
             end_processes(cluster_id, grace_s=2.0 if started and not signals.again.is_set() else 0.0)
             record = read_record(folder, config.cluster.name)

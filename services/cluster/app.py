@@ -146,6 +146,8 @@ def deploy(config: ClusterConfig, cluster_id: str, model_folder: Path) -> Runnin
     front_door = cast("Deployment", serve.deployment(FrontDoorReplica)).options(
         name=FRONT_DOOR, graceful_shutdown_timeout_s=config.frontdoor.drain_s + DRAIN_SLACK_S, **common
     )
+    # Workers load while Serve starts; the controller finds them by name.
+    RayWorkerHost(config, cluster_id, str(model_folder)).launch_all()
     bound = controller.bind(data, cluster_id, str(model_folder))
     try:
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False})

@@ -19,6 +19,7 @@ from services.cluster.topology import placements, pool_resources, worker_environ
 from services.core.actions import WorkerReport
 from services.core.errors import StartupError, UnavailableError
 from services.core.wire import NAMESPACE, WorkerInfo, actor_name
+from services.worker.actor import WorkerActor
 
 NODE_ADDRESS = "127.0.0.2"
 """Ray replaces 127.0.0.1 by the machine's own address without a word; this one keeps its traffic on loopback."""
@@ -79,6 +80,10 @@ class RayWorker:
         info: WorkerInfo = await self._call("ready")
         return info
 
+    def begin(self) -> None:
+        """Make the worker load; its failure is told to whoever awaits `ready`."""
+        self._actor.ready.remote()
+
     async def heartbeat(self, controller_id: str) -> WorkerReport:
         """The worker's report of this moment."""
         report: WorkerReport = await self._call("heartbeat", controller_id)
@@ -122,8 +127,6 @@ class RayWorkerHost:
 
     def launch(self, worker_id: str, pool: str) -> RayWorker:
         """Make the actor; it outlives its maker and is never restarted by Ray, for the controller decides that."""
-        from services.worker.actor import WorkerActor  # here, because it imports torch
-
         placement = self._placements[worker_id]
         assert placement.pool == pool, (placement, pool)
         spec = worker_spec(self._config, self._cluster_id, self._model_folder, placement)
@@ -140,6 +143,11 @@ class RayWorkerHost:
             runtime_env={"env_vars": worker_environment(self._config, placement)},
         )
         return RayWorker(remote.remote(spec.model_dump(mode="json")))
+
+    def launch_all(self) -> None:
+        """Start every worker of the configuration and let it load, without waiting; a controller adopts them later."""
+        for placement in self._placements.values():
+            self.launch(placement.worker_id, placement.pool).begin()
 
     async def kill(self, worker_id: str) -> None:
         """Kill the worker's process and wait until it is gone and its name is free.

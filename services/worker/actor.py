@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -19,7 +20,9 @@ from services.core.request import FinishReason, Request, WorkerRef
 from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name
 from services.worker.config import WorkerSpec
 from services.worker.peers import PeerGone
-from services.worker.process import WorkerProcess, load
+
+if TYPE_CHECKING:
+    from services.worker.process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +51,10 @@ class WorkerActor:
         return (await asyncio.shield(self._loading)).info()
 
     async def _load(self) -> WorkerProcess:
-        runner = await asyncio.to_thread(load, self._spec)
-        self._process = WorkerProcess(self._spec, runner, self._call_peer)
+        # Imported here and in a thread: torch takes seconds, and whoever only launches this class does without it.
+        process = await asyncio.to_thread(importlib.import_module, "services.worker.process")
+        runner = await asyncio.to_thread(process.load, self._spec)
+        self._process = process.WorkerProcess(self._spec, runner, self._call_peer)
         self._heard_ns = self._clock.now_ns()
         self._maintenance = asyncio.get_running_loop().create_task(self._maintain())
         return self._process

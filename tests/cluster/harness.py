@@ -82,6 +82,7 @@ class Cluster:
         self.up: subprocess.Popen[str] | None = None
         self._channel: grpc.Channel | None = None
         self._in_ray = False
+        self.cluster_id = self.ray_address = ""
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -96,6 +97,7 @@ class Cluster:
         end = time.monotonic() + START_TIMEOUT_S
         for line in self.up.stdout:
             if line.strip() == "ready":
+                self._read_record()
                 return
             assert time.monotonic() < end
         raise AssertionError(f"triptych up ended with {self.up.wait()}:\n{self.log.read_text()}")
@@ -117,17 +119,14 @@ class Cluster:
 
     def processes(self) -> list[psutil.Process]:
         """Every process that carries this cluster's mark."""
-        mine = str(self.config_file)
-        return [process for process, cluster_id, _ in marked_processes() if cluster_id == self._cluster_id] if (
-            self._cluster_id
-        ) else [process for process in psutil.process_iter() if mine in " ".join(process.cmdline())]
+        return [process for process, cluster_id, _ in marked_processes() if cluster_id == self.cluster_id]
 
-    @property
-    def _cluster_id(self) -> str:
-        record = self.state_folder / "clusters" / f"{self.name}.json"
-        if record.exists():
-            self._known_id = str(json.loads(record.read_text())["cluster_id"])
-        return getattr(self, "_known_id", "")
+    def _read_record(self) -> None:
+        record = json.loads((self.state_folder / "clusters" / f"{self.name}.json").read_text())
+        self.cluster_id = str(record["cluster_id"])
+        session = Path(record["log_folder"]).parent
+        (port_file,) = session.glob("gcs_server_port_*")
+        self.ray_address = f"127.0.0.2:{port_file.read_text().strip()}"
 
     def cli(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run another `triptych` command against this cluster."""
@@ -200,10 +199,9 @@ class Cluster:
     def arm(self, worker_id: str, fault: str) -> None:
         """Set a fault in a live worker."""
         if not self._in_ray:
-            address = (Path(f"/tmp/triptych-{os.getuid()}") / "ray_current_cluster").read_text().strip()
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=self.ray_address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
             self._in_ray = True
-        actor = ray.get_actor(actor_name(self._cluster_id, worker_id), namespace=NAMESPACE)
+        actor = ray.get_actor(actor_name(self.cluster_id, worker_id), namespace=NAMESPACE)
         ray.get(actor.arm_fault.remote(fault), timeout=10)
 
     def kill_up(self) -> None:
