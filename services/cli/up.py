@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -126,11 +127,16 @@ def start(output: Output, config: ClusterConfig, cluster_id: str, folder: Path, 
         steps.done(f"{config.model.served_name}, {config.model.dtype}, {shape.num_layers} layers")
         signals.check()
         steps.begin("Ray")
-        # Imported here: these take over a second, and a wrong configuration should be told at once.
-        from services.cluster.app import deploy
+        # Imported here: these take over a second, and a wrong configuration should be told at once. What `deploy`
+        # needs is imported while Ray starts its processes.
+        loading = threading.Thread(target=importlib.import_module, args=("services.cluster.app",))
         from services.cluster.launch import start_ray
 
+        loading.start()
         logs = start_ray(config)
+        loading.join()
+        from services.cluster.app import deploy
+
         signals.install()
         frontdoor = config.frontdoor
         write_record(

@@ -46,7 +46,7 @@ def start_ray(config: ClusterConfig) -> Path:
         context = ray.init(
             address="local",
             namespace=NAMESPACE,
-            num_cpus=1,  # Ray starts one idle process for each; our actors ask for none
+            num_cpus=0,  # Ray starts an idle process for each; our actors ask for none
             resources=pool_resources(config),
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
