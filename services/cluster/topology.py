@@ -96,6 +96,7 @@ def cluster_environment(cluster_id: str) -> dict[str, str]:
     return {
         CLUSTER_VARIABLE: cluster_id,
         "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine
+        "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # a worker's failure is told by the controller, once
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": "1",  # workers set their own

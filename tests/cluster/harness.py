@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+os.environ["RAY_AUTH_MODE"] = "token"  # before Ray is imported: `up` starts a node that asks for this user's token
 
 import grpc
 import psutil
@@ -211,8 +214,13 @@ class Cluster:
         self.up.wait()
 
     def find(self, words: str) -> list[psutil.Process]:
-        """Processes of the cluster whose command line contains `words`."""
-        return [each for each in self.processes() if words in " ".join(each.cmdline())]
+        """Processes of the cluster whose title contains `words`."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                if words in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
 
 
 def collect(call: Any) -> Generation:

@@ -18,6 +18,7 @@ ALL_POINTS = [
     *(("decode-0", f"token={index}:kill") for index in (1, 2, 7, 20)),
 ]
 IN_MAKE_TEST = [ALL_POINTS[index] for index in (5, 10, 14, 18)]
+CONTROLLER = "ServeReplica:triptych:controller"
 CLEAN = (None, grpc.StatusCode.UNAVAILABLE)
 
 
@@ -68,16 +69,11 @@ def test_a_killed_controller_comes_back_and_streams_go_on(cluster: Cluster) -> N
     call = cluster.stream(fresh_prompt(60), max_tokens=200, ignore_eos=True)
     first = next(iter(call))
     assert first.WhichOneof("event") == "started"
-    (controller,) = cluster.find("ControllerReplica")
+    (controller,) = cluster.find(CONTROLLER)
     controller.kill()
-    got = collect_rest(call)
+    got = collect(call)
     assert got.error is None
     assert len(got.token_ids) == 200
-    wait_for(lambda: cluster.find("ControllerReplica"), 30, "Serve starts another controller")
+    wait_for(lambda: cluster.find(CONTROLLER), 30, "Serve starts another controller")
     cluster.wait_serving()
     assert {row["id"]: row["incarnation"] for row in cluster.workers().values()} == before, "workers were adopted"
-
-
-def collect_rest(call: object) -> object:
-    """Read on after the first message."""
-    return collect(call)
