@@ -28,6 +28,7 @@ PROCESS_BYTES = 300 * 2**20
 """One worker process beside weights and pool: Python, torch, Ray, a step's activations."""
 BASE_BYTES = 1200 * 2**20
 """Ray's own processes, Serve, the controller and a front door."""
+POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +196,20 @@ def end_cluster(record: ClusterRecord, now: bool) -> EndReport:
         up = psutil.Process(record.pid)
         with contextlib.suppress(psutil.Error):
             up.terminate()
-            up.wait(timeout=record.drain_s + 20.0)
-            drained = True
+            drained = _wait_for_end(up, record.drain_s + 20.0)
     report = end_processes(record.cluster_id, grace_s=0.0 if now else 3.0)
     return dataclasses.replace(report, drained=drained)
+
+
+def _wait_for_end(process: psutil.Process, timeout_s: float) -> bool:
+    """Whether a process ends in time; one that its parent has not reaped yet has ended."""
+    for _ in range(int(timeout_s / POLL_S)):
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        _, alive = psutil.wait_procs([process], timeout=POLL_S)
+        if not alive:
+            return True
+    return False
 
 
 def _others(cluster_id: str) -> list[psutil.Process]:
