@@ -103,6 +103,7 @@ class Cluster:
                 self._read_record()
                 return
             assert time.monotonic() < end
+        self.up.stdout.close()
         raise AssertionError(f"triptych up ended with {self.up.wait()}:\n{self.log.read_text()}")
 
     def stop(self) -> None:

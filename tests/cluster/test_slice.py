@@ -74,7 +74,10 @@ def test_greedy_output_agrees_with_transformers(cluster: Cluster, reference: Ref
     results = {text: collect(call) for text, call in calls.items()}
     assert all(got.error is None for got in results.values())
     assert_rule(
-        {text: reference.divergences(reference.chat_prompt(text), tuple(got.token_ids)) for text, got in results.items()}
+        {
+            text: reference.divergences(reference.chat_prompt(text), tuple(got.token_ids))
+            for text, got in results.items()
+        }
     )
 
 
