@@ -11,7 +11,7 @@ import pytest
 from services.cluster.replay import replay_file
 from services.cluster.supervise import memory_table
 from services.engine.checkpoint import DEFAULT_MODEL, prepare_model
-from tests.cluster.conftest import test_config as cluster_config
+from tests.cluster.conftest import cluster_config
 from tests.cluster.harness import Cluster, collect, running
 from tests.cluster.test_faults import ALL_POINTS, kill_at
 from tests.engine.reference_rule import PROMPTS, Reference, assert_rule

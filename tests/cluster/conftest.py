@@ -20,7 +20,7 @@ def model_folder() -> Path:
     return prepare_model(DEFAULT_MODEL, CACHE)
 
 
-def test_config(model_folder: Path, folder: Path) -> dict[str, Any]:
+def cluster_config(model_folder: Path, folder: Path) -> dict[str, Any]:
     """float32, 64 MB pools, test hooks on, decisions recorded."""
     return {
         "model": {"path": str(model_folder), "name": DEFAULT_MODEL, "dtype": "float32"},
@@ -34,5 +34,5 @@ def test_config(model_folder: Path, folder: Path) -> dict[str, Any]:
 def cluster(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A running cluster."""
     folder = tmp_path_factory.mktemp("cluster")
-    with running(folder, test_config(model_folder, folder)) as started:
+    with running(folder, cluster_config(model_folder, folder)) as started:
         yield started

@@ -1,4 +1,4 @@
-"""Start, stop and what goes wrong before anything runs: messages that name the file or the field, and no process left."""
+"""Start, stop and what goes wrong before anything runs: messages that name the field, and no process left."""
 
 from __future__ import annotations
 
