@@ -221,9 +221,7 @@ class Reconciler:
     def _late_at(self, slot: Slot) -> int:
         """When STARTING or STOPPING has taken too long; a Stop may wait for a drain before it kills."""
         starting = slot.state is SlotState.STARTING
-        bound_s = (
-            self._config.start_timeout_s if starting else self._config.drain_s + self._config.ping_timeout_s
-        )
+        bound_s = self._config.start_timeout_s if starting else self._config.drain_s + self._config.ping_timeout_s
         return slot.since_ns + int(bound_s * NS_PER_S)
 
     def _wake_of(self, slot: Slot) -> int | None:

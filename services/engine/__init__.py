@@ -12,9 +12,6 @@ sampler.py         counter-based sampling
 model_runner.py    one step of a model
 tiny.py            a random model of a few layers, for tests
 checksum.py        sums that find a wrong byte of KV
+kv_wire.py         headers, ranges and staging buffers of a link
 kv_link.py         KV between two workers over torch.distributed
-vision.py          image towers and their projectors
-verifier.py        speculative verification
-cuda_graph.py      captured decode steps
-encoder_runner.py  one step of an encoder
 """

@@ -20,7 +20,7 @@ from services.core.peer import LinkKey
 from services.core.ports import ChecksumError, LinkError
 from services.engine.checksum import checksum
 from services.engine.kv_pool import PagedKvPool
-from services.engine.kv_wire import HEADER_WORDS, WHOLE_PART, KvWire, Message, Part, check_header, digest, header
+from services.engine.kv_wire import WHOLE_PART, KvWire, Message, Part, check_header, digest, empty_header, write_header
 
 _c10d: Any = torch.distributed  # its stubs lack TCPStore, and the options, send and recv of ProcessGroupGloo
 
@@ -167,12 +167,12 @@ class GlooLink:
         return _c10d.ProcessGroupGloo(_c10d.PrefixStore(self._key.name, store), RANK[self._role], 2, options)
 
     def _exchange_hello(self, deadline: Deadline) -> None:
-        theirs = torch.zeros(HEADER_WORDS, dtype=torch.int64)
-        mine = header(self._wire.hello())
+        mine, theirs = empty_header(), empty_header()
+        write_header(mine.numpy(), self._wire.hello())
         works = [self._post("recv", theirs, CONTROL_TAG), self._post("send", mine, CONTROL_TAG)]
         for work in works:
             self._wait(work, deadline)
-        self._wire.check_hello(theirs)
+        self._wire.check_hello(theirs.numpy())
 
     def abort(self) -> None:
         """Break the group from any thread; a blocked call ends with LinkError within milliseconds. Idempotent.
@@ -225,7 +225,8 @@ class GlooLink:
             raise ChecksumError(f"{transfer_id} attempt {attempt} part {part}: bytes changed on the way")
 
     def _send(self, part: Part, blocks: Tensor, deadline: Deadline) -> None:
-        whole = header(self._wire.words(part, WHOLE_PART, 0, len(blocks)))
+        whole = empty_header()
+        write_header(whole.numpy(), self._wire.words(part, WHOLE_PART, 0, len(blocks)))
         announced = self._post("send", whole, CONTROL_TAG)
         for first, count in self._wire.ranges(len(blocks)):
             index = blocks[first : first + count]
@@ -236,7 +237,7 @@ class GlooLink:
                 self._wait(works[slot], deadline)
                 self._pool.gather(message.group, index, message.staging)
                 total = checksum(message.staging, self._pool.first_kv_head)
-                message.header.copy_(header([*self._wire.words(part, message.group, first, count), total]))
+                write_header(message.header, [*self._wire.words(part, message.group, first, count), total])
                 if fault == "corrupt":
                     message.buffer[-1] ^= 1
                 works[slot] = None if fault == "drop" else self._post("send", message.buffer, message.group + 1)
@@ -246,14 +247,14 @@ class GlooLink:
 
     def _receive(self, part: Part, blocks: Tensor, deadline: Deadline) -> bool:
         """Whether every byte was right."""
-        received = torch.empty(HEADER_WORDS, dtype=torch.int64)
+        received = empty_header()
         announced = self._post("recv", received, CONTROL_TAG)
         intact = True
         for first, count in self._wire.ranges(len(blocks)):
             messages = list(self._wire.messages(count, slots=self._pool.num_layer_groups))
             if first == 0:
                 self._wait(announced, deadline)
-                check_header(received, self._wire.words(part, WHOLE_PART, 0, len(blocks)))
+                check_header(received.numpy(), self._wire.words(part, WHOLE_PART, 0, len(blocks)))
             works = [self._post("recv", message.buffer, message.group + 1) for message in reversed(messages)]
             for message in messages:
                 fault = self._hit("receiving", message.group)

@@ -76,6 +76,9 @@ class PagedKvPool:
         memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.data = torch.frombuffer(memory, dtype=dtype).view(shape)
         self._rows = self.data.view(num_layers * 2 * num_blocks, -1)  # one block of one layer, K or V, per row
+        first_rows = (torch.arange(num_layers * 2) * num_blocks).view(-1, 1)
+        groups = [self.layer_group(group) for group in range(self.num_layer_groups)]
+        self._first_rows = [first_rows[layers.start * 2 : layers.stop * 2] for layers in groups]
         # Scattering is a loop over elements: the widest ones there are make it a quarter faster.
         self._wide_dtype = torch.complex128 if self._rows[0].nbytes % 16 == 0 else dtype
 
@@ -112,6 +115,4 @@ class PagedKvPool:
 
     def _rows_of(self, group: int, blocks: Sequence[int] | Tensor) -> Tensor:
         """[layers of the group * 2 * blocks] int64: where the blocks of a layer group lie in `_rows`."""
-        layers = self.layer_group(group)
-        planes = torch.arange(layers.start * 2, layers.stop * 2)[:, None] * self.num_blocks
-        return (planes + torch.as_tensor(blocks, dtype=torch.int64)).view(-1)
+        return (self._first_rows[group] + torch.as_tensor(blocks, dtype=torch.int64)).view(-1)
