@@ -16,15 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ["RAY_AUTH_MODE"] = "token"  # before Ray is imported: `up` starts a node that asks for this user's token
-
 import grpc
 import psutil
-import ray
 import yaml
 
 from services.cluster.supervise import marked_processes
-from services.core.wire import NAMESPACE, actor_name
+from services.core.wire import actor_name
 from services.pb import inference_pb2, inference_pb2_grpc
 
 TRIPTYCH = str(Path(sys.executable).with_name("triptych"))
@@ -84,7 +81,6 @@ class Cluster:
         self.log = folder / "up.log"
         self.up: subprocess.Popen[str] | None = None
         self._channel: grpc.Channel | None = None
-        self._in_ray = False
         self.cluster_id = self.ray_address = ""
 
     # --- life -------------------------------------------------------------------------------------------------
@@ -110,9 +106,6 @@ class Cluster:
         """`triptych down`; afterwards nothing of the cluster is left."""
         if self._channel is not None:
             self._channel.close()
-        if self._in_ray:
-            ray.shutdown()
-            self._in_ray = False
         down = self.cli("down")
         assert down.returncode == 0, down.stderr
         if self.up is not None:
@@ -202,11 +195,13 @@ class Cluster:
 
     def arm(self, worker_id: str, fault: str) -> None:
         """Set a fault in a live worker."""
-        if not self._in_ray:
-            ray.init(address=self.ray_address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
-            self._in_ray = True
-        actor = ray.get_actor(actor_name(self.cluster_id, worker_id), namespace=NAMESPACE)
-        ray.get(actor.arm_fault.remote(fault), timeout=10)
+        actor = actor_name(self.cluster_id, worker_id)
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("arm.py")), self.ray_address, actor, fault],
+            # `up` starts a node that asks for this user's token.
+            env={**os.environ, "RAY_AUTH_MODE": "token"}, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
 
     def kill_up(self) -> None:
         """kill -9 of `triptych up`."""
