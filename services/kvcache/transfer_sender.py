@@ -140,9 +140,10 @@ class SenderEnd:
                 self._fail(now, transfer, "link_lost")
 
     def peer_lost(self, now: int, peer: WorkerRef) -> None:
-        """The receiver's process is gone."""
+        """The receiver's process is gone: nobody reads what is still posted, so our blocks need not wait for it."""
         for transfer in self.transfers():
             if transfer.peer == peer:
+                transfer.posted.clear()
                 self.give(now, transfer.transfer_id, Input.PEER_LOST, "peer_lost")
 
     def give(self, now: int, transfer_id: str, given: Input, reason: str, attempt: int | None = None) -> bool:
