@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -20,13 +20,14 @@ from services.core.peer import LinkKey
 from services.core.ports import ChecksumError, LinkError
 from services.engine.checksum import checksum
 from services.engine.kv_pool import PagedKvPool
-from services.engine.kv_wire import WHOLE_PART, KvWire, Message, Part, check_header, digest, empty_header, write_header
+from services.engine.kv_wire import WHOLE_RANGE, KvWire, Message, Part, check_header, digest, empty_header, write_header
 
 _c10d: Any = torch.distributed  # its stubs lack TCPStore, and the options, send and recv of ProcessGroupGloo
 
 RANK = {LinkRole.SENDER: 0, LinkRole.RECEIVER: 1}
 CONTROL_TAG = 0  # hello and part headers; layer group g has tag g + 1
-ABORT_TAG = 2**31 - 1  # nobody ever sends with it
+SENTINEL_TAG, ABORT_TAG = 2**31 - 2, 2**31 - 1  # nobody ever sends with these
+GRACE_S = 0.5
 FaultHook = Callable[[str, int | None], str | None]
 
 
@@ -84,10 +85,10 @@ class Deadline:
 class GlooLink:
     """One end of a link.
 
-    A part is one header of fixed size, then one message for each layer group. The receiver posts its receives when it
-    has seen that header, all of them and the first group's last, for two reasons measured on gloo: a message that is
-    larger than its receive buffer ends the process, so sizes must be agreed on before; and while bytes flow gloo's
-    thread keeps the pair's lock, so posting in between stalls the whole pipeline.
+    A block range of a part is announced by a header of fixed size; the receiver posts all its receives and says go;
+    then comes one message for each layer group. The order is what gloo asks for, as measured: a message larger than
+    its receive buffer ends the process, so sizes are agreed on first; and gloo's thread spins on the lock of a pair
+    that another thread holds, so nothing is posted while bytes flow.
 
     Args:
         store_address: "host:port" of the receiver's store.
@@ -107,9 +108,8 @@ class GlooLink:
         self._host = host
         self._hit = hit
         self._changed = threading.Condition()
-        self._aborted = False
-        self._problem: Exception | None = None
-        # The group stands before the staging memory, so that a dropped link loses its group first.
+        self._broken = ""  # why the group is unusable, once it is
+        self._ended = False  # no page is written from here on
         self._group: Any = None
         self._wire = KvWire(pool)
 
@@ -122,82 +122,95 @@ class GlooLink:
     def open(self, timeout_s: float) -> None:
         """Meet the other end and compare pool geometries.
 
-        A TCPStore client waits without any limit for a store whose process hangs. So a helper thread meets the peer;
-        one that hangs is left behind and ends with the peer's process.
+        Raises:
+            LinkError: the peer did not come, its store is gone, or its pool differs.
         """
         deadline = Deadline(timeout_s)
-        helper = threading.Thread(target=self._meet, args=(deadline,), name=f"open {self._key.name}", daemon=True)
-        helper.start()
-        with self._changed:
-            self._changed.wait_for(lambda: self._group or self._problem or self._aborted, deadline.left_s())
-            if self._group is None:
-                reason = "aborted" if self._aborted else str(self._problem or "the peer did not come in time")
-                self._aborted = True
-                raise LinkError(f"open: {reason}")
-        with self._breaking_on_error():
-            self._exchange_hello(deadline)
+        self._run(lambda: self._join(deadline), deadline)
 
-    def _meet(self, deadline: Deadline) -> None:
-        problem: Exception | None = None
-        group: Any = None
-        try:
-            group = self._join(deadline)
-        except (OSError, RuntimeError) as error:
-            problem = error
-        with self._changed:
-            self._problem = problem
-            if not self._aborted:
-                self._group = group
-            self._changed.notify_all()
-
-    def _join(self, deadline: Deadline) -> Any:
-        """The process group, once both ends are there."""
+    def _join(self, deadline: Deadline) -> None:
         host, _, port = self._store_address.rpartition(":")
         try:
             # TCPStore retries a refused connection until its limit and beyond; a store that is gone stays gone.
             socket.create_connection((host, int(port)), timeout=deadline.left_s()).close()
         except OSError as error:
-            raise OSError(f"the store {self._store_address} is gone ({error})") from error
+            raise LinkError(f"the store {self._store_address} is gone ({error})") from error
         timeout = timedelta(seconds=deadline.left_s())
-        store = _c10d.TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=timeout)
-        options = _c10d.ProcessGroupGloo._Options()
-        options._devices = [_c10d.ProcessGroupGloo.create_device(hostname=self._host)]
-        options._timeout = timeout
-        options._threads = 1
-        return _c10d.ProcessGroupGloo(_c10d.PrefixStore(self._key.name, store), RANK[self._role], 2, options)
-
-    def _exchange_hello(self, deadline: Deadline) -> None:
+        with self._gloo_errors():
+            store = _c10d.TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=timeout)
+            options = _c10d.ProcessGroupGloo._Options()
+            options._devices = [_c10d.ProcessGroupGloo.create_device(hostname=self._host)]
+            options._timeout = timeout
+            options._threads = 1
+            named = _c10d.PrefixStore(self._key.name, store)
+            group = _c10d.ProcessGroupGloo(named, RANK[self._role], 2, options)
+        with self._changed:
+            if self._broken:
+                return  # left behind: nobody has seen this group, and it goes with this frame
+            self._group = group
+        sentinel = self._post("recv", empty_header(), SENTINEL_TAG)
+        threading.Thread(target=self._watch, args=(sentinel,), name=f"watch {self._key.name}", daemon=True).start()
         mine, theirs = empty_header(), empty_header()
         write_header(mine.numpy(), self._wire.hello())
-        works = [self._post("recv", theirs, CONTROL_TAG), self._post("send", mine, CONTROL_TAG)]
-        for work in works:
+        for work in (self._post("recv", theirs, CONTROL_TAG), self._post("send", mine, CONTROL_TAG)):
             self._wait(work, deadline)
         self._wire.check_hello(theirs.numpy())
+
+    def _watch(self, sentinel: Any) -> None:
+        """Wait for the end of the connection: a receive that nothing matches ends with it."""
+        try:
+            with self._gloo_errors():
+                sentinel.wait(timedelta(days=365))
+        except LinkError as error:
+            with self._changed:
+                self._broken = self._broken or str(error)
+                self._changed.notify_all()
 
     def abort(self) -> None:
         """Break the group from any thread; a blocked call ends with LinkError within milliseconds. Idempotent.
 
-        `ProcessGroupGloo.abort` unblocks nobody. But an operation that times out closes the pair at both ends, so a
-        receive that nothing will ever match, with a limit of 1 ms, does what is wanted.
+        `ProcessGroupGloo.abort` wakes nobody. An operation that times out closes the connection, at both ends.
         """
         with self._changed:
-            self._aborted = True
+            self._ended = True
+            self._broken = self._broken or "aborted"
             self._changed.notify_all()
             group = self._group
         if group is not None:
-            try:
-                group.recv([torch.empty(1, dtype=torch.uint8)], self._peer, ABORT_TAG).wait(timedelta(milliseconds=1))
-            except RuntimeError:
-                return  # closed, now or before
+            with suppress(RuntimeError):
+                group.recv([empty_header()], self._peer, ABORT_TAG).wait(timedelta(milliseconds=1))
 
-    @contextmanager
-    def _breaking_on_error(self) -> Iterator[None]:
-        """After a LinkError the group is unusable: the peer shall learn it at once, not at its deadline."""
-        try:
-            yield
-        except LinkError:
+    def _run(self, work: Callable[[], None], deadline: Deadline) -> None:
+        """Run blocking calls in a thread that can be left behind; after a LinkError the peer's end is broken too.
+
+        For gloo does not wake a wait when the connection ends in the middle of a message, and a TCPStore client waits
+        without any limit for a store whose process hangs. A thread that is left behind ends by the deadline, or with
+        the process it waits for; until then it keeps the group and the staging memory that gloo may still touch.
+        """
+        outcome: list[Exception | None] = []
+
+        def call() -> None:
+            problem: Exception | None = None
+            try:
+                work()
+            except Exception as error:
+                problem = error
+            with self._changed:
+                outcome.append(problem)
+                self._changed.notify_all()
+
+        with self._changed:
+            if self._broken:
+                raise LinkError(self._broken)
+            threading.Thread(target=call, name=f"move {self._key.name}", daemon=True).start()
+            self._changed.wait_for(lambda: outcome or self._broken, deadline.left_s() + GRACE_S)
+            # A peer may close after its last byte; what has arrived is still used.
+            self._changed.wait_for(lambda: outcome or self._ended or not self._broken, GRACE_S)
+            problem = outcome[0] if outcome else LinkError(self._broken or "no answer in time")
+        if isinstance(problem, LinkError):
             self.abort()
-            raise
+        if problem is not None:
+            raise problem
 
     # --- parts ------------------------------------------------------------------------------------------------
 
@@ -207,9 +220,10 @@ class GlooLink:
         Raises:
             LinkError: the group is unusable from here on.
         """
-        with self._breaking_on_error():
-            index = torch.tensor(blocks, dtype=torch.int64)
-            self._send(Part(digest(transfer_id), attempt, part), index, Deadline(timeout_s))
+        deadline = Deadline(timeout_s)
+        index = torch.tensor(blocks, dtype=torch.int64)
+        named = Part(digest(transfer_id), attempt, part)
+        self._run(lambda: self._send(named, index, deadline), deadline)
 
     def receive(self, transfer_id: str, attempt: int, part: int, blocks: Sequence[int], timeout_s: float) -> None:
         """Receive into blocks of the pool; a layer group is written when its header and its checksum agree.
@@ -218,19 +232,16 @@ class GlooLink:
             ChecksumError: bytes are wrong; the part was taken off the link, which still works.
             LinkError: the group is unusable from here on.
         """
-        with self._breaking_on_error():
-            index = torch.tensor(blocks, dtype=torch.int64)
-            intact = self._receive(Part(digest(transfer_id), attempt, part), index, Deadline(timeout_s))
-        if not intact:
-            raise ChecksumError(f"{transfer_id} attempt {attempt} part {part}: bytes changed on the way")
+        deadline = Deadline(timeout_s)
+        index = torch.tensor(blocks, dtype=torch.int64)
+        named = Part(digest(transfer_id), attempt, part)
+        self._run(lambda: self._receive(named, index, deadline), deadline)
 
     def _send(self, part: Part, blocks: Tensor, deadline: Deadline) -> None:
-        whole = empty_header()
-        write_header(whole.numpy(), self._wire.words(part, WHOLE_PART, 0, len(blocks)))
-        announced = self._post("send", whole, CONTROL_TAG)
         for first, count in self._wire.ranges(len(blocks)):
             index = blocks[first : first + count]
-            works: list[Any] = [None, None]
+            go = self._post("recv", empty_header(), CONTROL_TAG)
+            works = [self._announce(self._wire.words(part, WHOLE_RANGE, first, count)), None]
             for message in self._wire.messages(count, slots=2):
                 fault = self._hit("sending", message.group)
                 slot = message.group % 2
@@ -240,55 +251,70 @@ class GlooLink:
                 write_header(message.header, [*self._wire.words(part, message.group, first, count), total])
                 if fault == "corrupt":
                     message.buffer[-1] ^= 1
+                if message.group == 0:
+                    self._wait(go, deadline)
                 works[slot] = None if fault == "drop" else self._post("send", message.buffer, message.group + 1)
             for work in works:
                 self._wait(work, deadline)
-        self._wait(announced, deadline)
 
-    def _receive(self, part: Part, blocks: Tensor, deadline: Deadline) -> bool:
-        """Whether every byte was right."""
-        received = empty_header()
-        announced = self._post("recv", received, CONTROL_TAG)
+    def _receive(self, part: Part, blocks: Tensor, deadline: Deadline) -> None:
         intact = True
         for first, count in self._wire.ranges(len(blocks)):
+            announced = empty_header()
+            announcement = self._post("recv", announced, CONTROL_TAG)
             messages = list(self._wire.messages(count, slots=self._pool.num_layer_groups))
-            if first == 0:
-                self._wait(announced, deadline)
-                check_header(received.numpy(), self._wire.words(part, WHOLE_PART, 0, len(blocks)))
-            works = [self._post("recv", message.buffer, message.group + 1) for message in reversed(messages)]
-            for message in messages:
+            self._wait(announcement, deadline)
+            expected = self._wire.words(part, WHOLE_RANGE, first, count)
+            check_header(announced.numpy(), expected)
+            works = [self._post("recv", message.buffer, message.group + 1) for message in messages]
+            go = self._announce(expected)
+            for message, work in zip(messages, works, strict=True):
                 fault = self._hit("receiving", message.group)
-                self._wait(works.pop(), deadline)
+                self._wait(work, deadline)
                 if fault == "corrupt":
                     message.buffer[-1] ^= 1
                 total = check_header(message.header, self._wire.words(part, message.group, first, count))
                 intact = intact and checksum(message.staging, self._pool.first_kv_head) == total
                 if intact:
                     self._write(message, blocks[first : first + count])
-        return intact
+            self._wait(go, deadline)
+        if not intact:
+            raise ChecksumError("bytes changed on the way")
+
+    def _announce(self, words: list[int]) -> Any:
+        """Begin to send a header of its own."""
+        announcement = empty_header()
+        write_header(announcement.numpy(), words)
+        return self._post("send", announcement, CONTROL_TAG)
 
     def _write(self, message: Message, blocks: Tensor) -> None:
         """Put checked pages where they belong, but for those that nobody wants."""
         wanted = blocks != DISCARD
-        if wanted.all():
-            self._pool.scatter(message.group, blocks, message.staging)
-        elif wanted.any():
-            self._pool.scatter(message.group, blocks[wanted], message.staging[:, :, wanted])
+        with self._changed:
+            if self._ended:  # the blocks may belong to somebody else by now
+                raise LinkError(self._broken)
+            if wanted.all():
+                self._pool.scatter(message.group, blocks, message.staging)
+            elif wanted.any():
+                self._pool.scatter(message.group, blocks[wanted], message.staging[:, :, wanted])
 
     def _post(self, what: str, tensor: Tensor, tag: int) -> Any:
-        assert self._group is not None, "the link was not opened"
-        try:
+        """Begin to send or receive; the returned work keeps the tensor alive."""
+        with self._gloo_errors():
             return getattr(self._group, what)([tensor], self._peer, tag)
-        except RuntimeError as error:
-            raise LinkError(self._reason(error)) from error
 
     def _wait(self, work: Any, deadline: Deadline) -> None:
-        try:
-            if work is not None:
+        if self._ended:
+            raise LinkError(self._broken)
+        if work is not None:
+            with self._gloo_errors():
                 work.wait(timedelta(seconds=deadline.left_s()))
-        except RuntimeError as error:
-            raise LinkError(self._reason(error)) from error
 
-    def _reason(self, error: RuntimeError) -> str:
-        """Gloo's first sentence, without its source file."""
-        return "aborted" if self._aborted else str(error).split("] ", 1)[-1].split(". ", 1)[0]
+    @contextmanager
+    def _gloo_errors(self) -> Iterator[None]:
+        """Turn an error of torch.distributed into LinkError: its first sentence, without the source file."""
+        try:
+            yield
+        except RuntimeError as error:
+            sentence = str(error).split("] ", 1)[-1].splitlines()[0].split(". ", 1)[0]
+            raise LinkError("aborted" if self._broken == "aborted" else sentence) from error

@@ -17,7 +17,7 @@ from services.engine.kv_pool import PagedKvPool
 MAGIC = 0x5452_4950_4B56_0002  # "TRIPKV", version of the wire format
 HEADER_WORDS = 16
 HEADER_BYTES = HEADER_WORDS * 8
-WHOLE_PART = -1  # stands for the layer group in a part's own header
+WHOLE_RANGE = -1  # stands for the layer group in the header that announces a block range
 RANGE_BYTES = 32 * 2**20  # staging of a receiver; a longer part is sent as several block ranges
 GEOMETRY = (
     "num_layers",
@@ -112,11 +112,11 @@ class KvWire:
                 raise LinkError(f"protocol: {name} is {here} here and {there} at the peer")
 
     def words(self, part: Part, group: int, first: int, count: int) -> list[int]:
-        """Header words of a layer group, or WHOLE_PART, of the blocks [first, first + count) of a part.
+        """Header words of a layer group, or WHOLE_RANGE, of the blocks [first, first + count) of a part.
 
         The checksum of a layer group follows them.
         """
-        layers = slice(0, self._pool.num_layers) if group == WHOLE_PART else self._pool.layer_group(group)
+        layers = slice(0, self._pool.num_layers) if group == WHOLE_RANGE else self._pool.layer_group(group)
         size = (layers.stop - layers.start) * count * self._layer_bytes
         identity = [MAGIC, part.transfer, part.attempt, part.number]
         return [*identity, group, layers.start, layers.stop, first, count, size]

@@ -25,23 +25,25 @@ class Fault:
 
 
 def parse_fault(spec: str) -> tuple[Fault, str | None]:
-    """`<point>[=<n>]:<fault>[=<seconds>][@<worker id>]` as a fault and the worker it is for.
+    """`<point>[=<n>]:<fault>[=<seconds>][@<worker id>]` as a fault and the worker it is for; only a stall has seconds.
 
     Raises:
         ConfigError: what is wrong, and the known words.
     """
     text, _, worker = spec.partition("@")
-    at, colon, what = text.partition(":")
+    at, _, what = text.partition(":")
     point, _, value = at.partition("=")
     name, _, seconds = what.partition("=")
-    if not colon or point not in POINTS:
+    if point not in POINTS or not what:
         raise ConfigError(KEY, spec, f"name a point, one of {', '.join(POINTS)}, then ':' and a fault")
     if name not in FAULTS:
         raise ConfigError(KEY, spec, f"name a fault, one of {', '.join(FAULTS)}")
+    if (name == "stall") != bool(seconds):
+        raise ConfigError(KEY, spec, "write `stall=<seconds>`; no other fault has a number")
     try:
-        return Fault(point, int(value) if value else None, name, float(seconds) if seconds else 0.0), worker or None
+        return Fault(point, int(value) if value else None, name, float(seconds or 0.0)), worker or None
     except ValueError:
-        raise ConfigError(KEY, spec, "the value after '=' is not a number") from None
+        raise ConfigError(KEY, spec, "what stands after '=' is not a number") from None
 
 
 class Faults:
@@ -75,10 +77,13 @@ class Faults:
                 self._armed = fault
 
     def hit(self, point: str, value: int | None = None) -> str | None:
-        """Pass a point from any thread: kill, stop and stall happen here, other faults are the caller's to perform."""
+        """Pass a point, from any thread; an armed fault fires once.
+
+        Kill, stop and stall happen here. Of the others the name is returned: the caller performs them.
+        """
         with self._lock:
             fault = self._armed
-            if fault is None or fault.point != point or (fault.value is not None and fault.value != value):
+            if fault is None or fault.point != point or fault.value not in (None, value):
                 return None
             self._armed = None
         if fault.what == "kill":
@@ -87,4 +92,6 @@ class Faults:
             os.kill(os.getpid(), signal.SIGSTOP)
         elif fault.what == "stall":
             threading.Event().wait(fault.seconds)
-        return fault.what
+        else:
+            return fault.what
+        return None
