@@ -85,10 +85,11 @@ class Deadline:
 class GlooLink:
     """One end of a link.
 
-    A block range of a part is announced by a header of fixed size; the receiver posts all its receives and says go;
-    then comes one message for each layer group. The order is what gloo asks for, as measured: a message larger than
-    its receive buffer ends the process, so sizes are agreed on first; and gloo's thread spins on the lock of a pair
-    that another thread holds, so nothing is posted while bytes flow.
+    The receiver of a block range posts all its receives, then asks for the range with a header of fixed size; the
+    sender compares it with what it was told to send, and sends one message for each layer group. The order is what
+    gloo asks for, as measured: a message larger than its receive buffer ends the process, so sizes are agreed on
+    first; and gloo's thread spins on the lock of a pair that another thread holds, so a receiver posts nothing while
+    bytes flow.
 
     Args:
         store_address: "host:port" of the receiver's store.
@@ -239,35 +240,32 @@ class GlooLink:
 
     def _send(self, part: Part, blocks: Tensor, deadline: Deadline) -> None:
         for first, count in self._wire.ranges(len(blocks)):
+            works: list[Any] = []  # all kept to the end: dropping one while bytes flow waits for gloo's lock
             index = blocks[first : first + count]
-            go = self._post("recv", empty_header(), CONTROL_TAG)
-            works = [self._announce(self._wire.words(part, WHOLE_RANGE, first, count)), None]
+            asked = empty_header()
+            ask = self._post("recv", asked, CONTROL_TAG)
             for message in self._wire.messages(count, slots=2):
                 fault = self._hit("sending", message.group)
-                slot = message.group % 2
-                self._wait(works[slot], deadline)
+                if len(works) >= 2:
+                    self._wait(works[-2], deadline)
                 self._pool.gather(message.group, index, message.staging)
                 total = checksum(message.staging, self._pool.first_kv_head)
                 write_header(message.header, [*self._wire.words(part, message.group, first, count), total])
                 if fault == "corrupt":
                     message.buffer[-1] ^= 1
                 if message.group == 0:
-                    self._wait(go, deadline)
-                works[slot] = None if fault == "drop" else self._post("send", message.buffer, message.group + 1)
-            for work in works:
+                    self._wait(ask, deadline)
+                    check_header(asked.numpy(), self._wire.words(part, WHOLE_RANGE, first, count))
+                works.append(None if fault == "drop" else self._post("send", message.buffer, message.group + 1))
+            for work in works[-2:]:
                 self._wait(work, deadline)
 
     def _receive(self, part: Part, blocks: Tensor, deadline: Deadline) -> None:
         intact = True
         for first, count in self._wire.ranges(len(blocks)):
-            announced = empty_header()
-            announcement = self._post("recv", announced, CONTROL_TAG)
             messages = list(self._wire.messages(count, slots=self._pool.num_layer_groups))
-            self._wait(announcement, deadline)
-            expected = self._wire.words(part, WHOLE_RANGE, first, count)
-            check_header(announced.numpy(), expected)
             works = [self._post("recv", message.buffer, message.group + 1) for message in messages]
-            go = self._announce(expected)
+            ask = self._ask(self._wire.words(part, WHOLE_RANGE, first, count))
             for message, work in zip(messages, works, strict=True):
                 fault = self._hit("receiving", message.group)
                 self._wait(work, deadline)
@@ -277,15 +275,15 @@ class GlooLink:
                 intact = intact and checksum(message.staging, self._pool.first_kv_head) == total
                 if intact:
                     self._write(message, blocks[first : first + count])
-            self._wait(go, deadline)
+            self._wait(ask, deadline)
         if not intact:
             raise ChecksumError("bytes changed on the way")
 
-    def _announce(self, words: list[int]) -> Any:
-        """Begin to send a header of its own."""
-        announcement = empty_header()
-        write_header(announcement.numpy(), words)
-        return self._post("send", announcement, CONTROL_TAG)
+    def _ask(self, words: list[int]) -> Any:
+        """Begin to send the header that asks for a block range."""
+        asked = empty_header()
+        write_header(asked.numpy(), words)
+        return self._post("send", asked, CONTROL_TAG)
 
     def _write(self, message: Message, blocks: Tensor) -> None:
         """Put checked pages where they belong, but for those that nobody wants."""

@@ -17,7 +17,7 @@ from services.engine.kv_pool import PagedKvPool
 MAGIC = 0x5452_4950_4B56_0002  # "TRIPKV", version of the wire format
 HEADER_WORDS = 16
 HEADER_BYTES = HEADER_WORDS * 8
-WHOLE_RANGE = -1  # stands for the layer group in the header that announces a block range
+WHOLE_RANGE = -1  # stands for the layer group in the header that asks for a block range
 RANGE_BYTES = 32 * 2**20  # staging of a receiver; a longer part is sent as several block ranges
 GEOMETRY = (
     "num_layers",
