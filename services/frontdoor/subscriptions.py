@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 from services.core.clock import NS_PER_S, Clock
 from services.core.errors import UnavailableError
 from services.core.request import FinishReason, Request, WorkerRef
-from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name
+from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name, pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Subscription:
             num_items = 0
             try:
                 async for reference in stream:
-                    self._take(await reference, is_first=num_items == 0)
+                    self._take(unpack(await reference), is_first=num_items == 0)
                     num_items += 1
                     if num_items >= REOPEN_AFTER_ITEMS:
                         break
@@ -189,7 +189,7 @@ class Subscriptions:
         Raises:
             UnavailableError: the process is gone.
         """
-        await self._call(to, "submit", dispatch_sequence, request, budget_ms)
+        await self._call(to, "submit", dispatch_sequence, pack(request), budget_ms)
 
     async def cancel(self, to: WorkerRef, request_id: str, finish: FinishReason, reason: str) -> None:
         """Tell a worker that a request is over.

@@ -9,17 +9,13 @@ import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-import ray
-from ray.exceptions import RayActorError, RayError
-
 from services.core.actions import Cancel, Drain, PeerMessage, Submit, WorkerReport
 from services.core.clock import NS_PER_S, WallClock
 from services.core.errors import UnavailableError
-from services.core.peer import PeerBody
-from services.core.request import FinishReason, Request, WorkerRef
-from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name
+from services.core.request import FinishReason
+from services.core.wire import WorkerInfo, pack, unpack
 from services.worker.config import WorkerSpec
-from services.worker.peers import PeerGone
+from services.worker.peer_calls import ActorPeerCalls
 
 if TYPE_CHECKING:
     from services.worker.process import WorkerProcess
@@ -42,7 +38,6 @@ class WorkerActor:
         self._heard_ns = self._clock.now_ns()
         self._process: WorkerProcess | None = None
         self._loading: asyncio.Task[WorkerProcess] | None = None
-        self._handles: dict[str, Any] = {}
 
     async def ready(self) -> WorkerInfo:
         """Wait until the model is loaded; every caller gets the same process."""
@@ -54,7 +49,7 @@ class WorkerActor:
         # Imported here and in a thread: torch takes seconds, and whoever only launches this class does without it.
         process = await asyncio.to_thread(importlib.import_module, "services.worker.process")
         runner = await asyncio.to_thread(process.load, self._spec)
-        self._process = process.WorkerProcess(self._spec, runner, self._call_peer)
+        self._process = process.WorkerProcess(self._spec, runner, ActorPeerCalls(self._spec.cluster_id))
         self._heard_ns = self._clock.now_ns()
         self._maintenance = asyncio.get_running_loop().create_task(self._maintain())
         return self._process
@@ -88,9 +83,9 @@ class WorkerActor:
 
     # --- front doors ------------------------------------------------------------------------------------------
 
-    async def submit(self, front_door: str, sequence: int, request: Request, budget_ms: int | None) -> None:
-        """Take a request; its tokens go to the front door's subscription."""
-        process = self._running()
+    async def submit(self, front_door: str, sequence: int, packed: bytes, budget_ms: int | None) -> None:
+        """Take a packed `Request`; its tokens go to the front door's subscription."""
+        process, request = self._running(), unpack(packed)
         process.subscriptions.dispatched(front_door, sequence)
         process.performer.feed(Submit(front_door, request))
 
@@ -98,10 +93,10 @@ class WorkerActor:
         """Drop a request and everything it holds here."""
         self._running().performer.feed(Cancel(front_door, request_id, finish, reason))
 
-    async def subscribe(self, front_door: str, incarnation: int, from_sequence: int) -> AsyncIterator[StreamItem]:
-        """Tokens and reports for one front door, until its lease ends."""
+    async def subscribe(self, front_door: str, incarnation: int, from_sequence: int) -> AsyncIterator[bytes]:
+        """Packed `StreamItem`s, tokens and reports for one front door, until its lease ends."""
         async for item in self._running().subscriptions.open(front_door, incarnation, from_sequence):
-            yield item
+            yield pack(item)
 
     async def acknowledge(self, front_door: str, incarnation: int, sequence: int) -> bool:
         """A front door's heartbeat; False when it must subscribe anew."""
@@ -109,30 +104,15 @@ class WorkerActor:
 
     # --- other workers ----------------------------------------------------------------------------------------
 
-    async def peer(self, source: WorkerRef, target: WorkerRef, sequence: int, bodies: tuple[PeerBody, ...]) -> bool:
+    async def peer(self, packed: bytes) -> bool:
         """Messages about transfers, in order; False when they are meant for an earlier process of this name."""
         process = self._process
+        source, target, sequence, bodies = unpack(packed)
         if process is None or target != process.me:
             return False
         for offset, body in enumerate(bodies):
             process.performer.feed(PeerMessage(source, sequence + offset, body))
         return True
-
-    async def _call_peer(self, to: WorkerRef, sequence: int, bodies: tuple[PeerBody, ...]) -> None:
-        process = self._running()
-        try:
-            if to.worker_id not in self._handles:
-                name = actor_name(self._spec.cluster_id, to.worker_id)
-                self._handles[to.worker_id] = await asyncio.to_thread(ray.get_actor, name, NAMESPACE)
-            taken = await self._handles[to.worker_id].peer.remote(process.me, to, sequence, bodies)
-        except (RayActorError, ValueError) as error:
-            self._handles.pop(to.worker_id, None)
-            raise PeerGone(f"its process is gone ({type(error).__name__})") from error
-        except RayError as error:
-            logger.exception("peer %s failed on a message", to.worker_id)
-            raise PeerGone(f"it failed on a message ({type(error).__name__})") from error
-        if not taken:
-            raise PeerGone("it was restarted")
 
     async def _maintain(self) -> None:
         """Expire silent front doors; drain and exit when no controller has called for too long."""

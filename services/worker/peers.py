@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from services.core.actions import WorkerLost
@@ -25,11 +25,10 @@ class PeerGone(Exception):
 class PeerCall(Protocol):
     """Reaches a peer's process."""
 
-    async def __call__(self, to: WorkerRef, sequence: int, bodies: tuple[PeerBody, ...]) -> None:
-        """Deliver messages in order; `sequence` is that of the first.
+    def __call__(self, me: WorkerRef, to: WorkerRef, sequence: int, bodies: tuple[PeerBody, ...]) -> Awaitable[None]:
+        """Start to deliver messages of `me` in order; `sequence` is that of the first.
 
-        Raises:
-            PeerGone: nobody of that name and incarnation is there.
+        The answer raises PeerGone when nobody of that name and incarnation is there.
         """
 
 
@@ -60,17 +59,22 @@ class Peers:
             return
         messages.append(body)
         if to not in self._tasks:
-            self._tasks[to] = asyncio.get_running_loop().create_task(self._flush(to))
+            # Called here, not in the task: the loop may first turn to a token stream that this step woke as well.
+            self._tasks[to] = asyncio.get_running_loop().create_task(self._flush(to, self._next_call(to)))
 
-    async def _flush(self, to: WorkerRef) -> None:
+    def _next_call(self, to: WorkerRef) -> Awaitable[None]:
         messages = self._queues[to]
+        bodies = tuple(messages)
+        messages.clear()
+        first = self._sent.get(to, 0) + 1
+        self._sent[to] = first + len(bodies) - 1
+        return self._call(self._me, to, first, bodies)
+
+    async def _flush(self, to: WorkerRef, call: Awaitable[None]) -> None:
         try:
-            while messages:
-                bodies = tuple(messages)
-                messages.clear()
-                first = self._sent.get(to, 0) + 1
-                self._sent[to] = first + len(bodies) - 1
-                await self._call(to, first, bodies)
+            await call
+            while self._queues.get(to):
+                await self._next_call(to)
         except PeerGone as error:
             self._forget(to, str(error))
         finally:

@@ -11,7 +11,7 @@ import ray
 from services.core.actions import RequestOutput, WorkerReport
 from services.core.request import FinishReason, Request, WorkerRef
 from services.core.timeline import Mark, MarkKind
-from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name
+from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name, pack, unpack
 from tests.unit.frontdoor.reports import report_of
 
 
@@ -43,7 +43,7 @@ class PlainWorker:
         self.openings += 1
         self.news.set()
 
-    async def subscribe(self, front_door: str, incarnation: int, from_sequence: int) -> AsyncIterator[StreamItem]:
+    async def subscribe(self, front_door: str, incarnation: int, from_sequence: int) -> AsyncIterator[bytes]:
         self.opened.append(from_sequence)
         self.openings += 1
         mine, place = self.openings, 0
@@ -51,15 +51,15 @@ class PlainWorker:
             while place < len(self.items):
                 place += 1
                 if self.items[place - 1].sequence >= from_sequence:
-                    yield self.items[place - 1]
+                    yield pack(self.items[place - 1])
             self.news.clear()
             await self.news.wait()
 
     async def acknowledge(self, front_door: str, incarnation: int, sequence: int) -> None:
         self.acknowledged.append(sequence)
 
-    async def submit(self, front_door: str, dispatch: int, request: Request, budget_ms: int | None) -> None:
-        self.calls.append(("submit", front_door, dispatch, request, budget_ms))
+    async def submit(self, front_door: str, dispatch: int, packed: bytes, budget_ms: int | None) -> None:
+        self.calls.append(("submit", front_door, dispatch, unpack(packed), budget_ms))
 
     async def cancel(self, front_door: str, request_id: str, finish: FinishReason, reason: str) -> None:
         self.calls.append(("cancel", front_door, request_id, finish, reason))
@@ -91,13 +91,13 @@ class EchoWorker:
             report_of(self.worker, self.sequence), pid=os.getpid(), dispatch_sequence=self.dispatches, draining=False
         )
 
-    async def subscribe(self, front_door: str, incarnation: int, from_sequence: int) -> AsyncIterator[StreamItem]:
+    async def subscribe(self, front_door: str, incarnation: int, from_sequence: int) -> AsyncIterator[bytes]:
         self.openings += 1
         mine = self.openings
         while mine == self.openings:  # a newer opening ends an older one
             outputs, self.outputs = tuple(self.outputs), []
             self.sequence += 1
-            yield StreamItem("s", self.sequence, 2_000_000, self.worker, os.getpid(), self.report(), outputs)
+            yield pack(StreamItem("s", self.sequence, 2_000_000, self.worker, os.getpid(), self.report(), outputs))
             self.news.clear()
             try:
                 await asyncio.wait_for(self.news.wait(), 0.05)
@@ -107,7 +107,8 @@ class EchoWorker:
     async def acknowledge(self, front_door: str, incarnation: int, sequence: int) -> None:
         pass
 
-    async def submit(self, front_door: str, dispatch: int, request: Request, budget_ms: int | None) -> None:
+    async def submit(self, front_door: str, dispatch: int, packed: bytes, budget_ms: int | None) -> None:
+        request: Request = unpack(packed)
         self.dispatches = dispatch
         self.say(
             RequestOutput(request.request_id, 1, 0, request.prompt[:1], marks=(Mark(MarkKind.FIRST_TOKEN, 1_000_000),))

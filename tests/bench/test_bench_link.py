@@ -50,7 +50,8 @@ def test_data_leg_of_512_tokens_is_at_most_1_8_raw_sends() -> None:
     ratio = statistics.median(leg) / statistics.median(raw)
     print(
         f"\n{TOKENS} tokens, {num_bytes / 2**20:.1f} MB with {HEADER_BYTES}-byte headers: data leg "
-        f"{statistics.median(leg):.2f} ms, raw send {statistics.median(raw):.2f} ms, ratio {ratio:.2f} (medians of {ROUNDS})"
+        f"{statistics.median(leg):.2f} ms, raw send {statistics.median(raw):.2f} ms, "
+        f"ratio {ratio:.2f} (medians of {ROUNDS})"
     )
     there.close()
     assert ratio <= 1.8
