@@ -56,12 +56,13 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Stop a request and release everything it holds."""
+    """Stop a request and release everything it holds; attempts above `attempt` are left alone unless it is None."""
 
     source: str
     request_id: str
     finish: FinishReason
     reason: str
+    attempt: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,12 +325,13 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class CancelRemote:
-    """Tell a worker that a request is over."""
+    """Tell a worker that a request is over, or that its attempts up to `attempt` are."""
 
     to: WorkerRef
     request_id: str
     finish: FinishReason
     reason: str
+    attempt: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,14 +64,16 @@ class Request:
 
     Attributes:
         request_id: unique among running requests of the cluster.
-        attempt: 1 for the first dispatch, +1 for each retry; outputs of old attempts are dropped.
+        attempt: 1 for the first dispatch, +1 for each other one; outputs of old attempts are dropped.
         prompt: token ids.
-        block_hashes: chained digest of each full prompt block, made by the front door (protocol section 8).
+        block_hashes: chained digest of each full block of `known_tokens`, made by the front door (protocol section 8).
         sampling: how to choose tokens.
         front_door: id of the front door that gets the tokens.
         deadline_unix_ms: the client's absolute deadline, or None.
         handoff_to: worker that decodes; None means decode where the prompt was computed.
         discipline: early or late grant; meaningless without `handoff_to`.
+        resume: output tokens that the client has from earlier attempts; the next one has index `len(resume)`.
+        hash_root: what the chain of `block_hashes` starts from; it can be made longer with this.
     """
 
     request_id: str
@@ -83,6 +85,13 @@ class Request:
     deadline_unix_ms: int | None = None
     handoff_to: WorkerRef | None = None
     discipline: Discipline = Discipline.LATE
+    resume: tuple[int, ...] = ()
+    hash_root: bytes = b""
+
+    @property
+    def known_tokens(self) -> tuple[int, ...]:
+        """What prefill computes: the prompt, and the output so far of a request that is continued."""
+        return self.prompt + self.resume
 
     @property
     def max_num_tokens(self) -> int:

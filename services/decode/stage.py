@@ -45,7 +45,7 @@ class DecodeStage:
                 self._commit(now, event)
             case Revoked():
                 state = self._scheduler.get(event.request_id)
-                if state is not None:
+                if state is not None and state.request.attempt == event.attempt:
                     self._scheduler.remove(state)
             case Advanced(state=state, token=int(token)):
                 return self._sampled(now, state, token)
@@ -85,7 +85,7 @@ class DecodeStage:
         return {"intake": [offer.transfer_id for offer in self._intake.offers()], "granted": list(self._granted)}
 
     def _accepts(self, offer: WaitingOffer) -> bool:
-        waiting = [state for state in self._scheduler.decodes if state.num_outputs == 1]
+        waiting = [state for state in self._scheduler.decodes if state.num_new_outputs == 1]
         tokens = [state.num_computed for state in waiting] + [each.num_tokens for each in self._granted.values()]
         return self._scheduler.num_running + len(self._granted) < self._scheduler.max_sequences and accepts(
             offer.num_tokens,
@@ -100,7 +100,7 @@ class DecodeStage:
         """Decode goes on from the token that prefill sampled: it is never computed again."""
         request = event.request
         self._granted.pop(f"{request.request_id}/{request.attempt}", None)
-        state = RequestState(request, DECODE, [*request.prompt, event.first_token], now)
+        state = RequestState(request, DECODE, [*request.known_tokens, event.first_token], now)
         state.num_computed = event.num_tokens
         state.blocks = list(event.blocks)
         state.mark(MarkKind.HANDOFF_OFFERED, event.offered_ns)
@@ -109,7 +109,7 @@ class DecodeStage:
         self._scheduler.add_running(state)
 
     def _sampled(self, now: int, state: RequestState, token: int) -> list[Action]:
-        if state.num_outputs == 2:
+        if state.num_new_outputs == 2:
             state.mark(MarkKind.DECODE_START, now)
         finish = state.request.sampling.finish_reason(token, state.num_outputs)
         if finish is not None:

@@ -63,8 +63,8 @@ class WorkerCalls(Protocol):
     async def submit(self, to: WorkerRef, dispatch_sequence: int, request: Request, budget_ms: int | None) -> None:
         """Give a request to a worker; the budget is what is left until the client's deadline."""
 
-    async def cancel(self, to: WorkerRef, request_id: str, finish: FinishReason, reason: str) -> None:
-        """Tell a worker that a request is over."""
+    async def cancel(self, to: WorkerRef, event: Cancel) -> None:
+        """Tell a worker that a request, or its attempts up to a number, are over."""
 
 
 class Performer:
@@ -263,7 +263,8 @@ class Performer:
 
     async def _cancel_remote(self, action: CancelRemote) -> None:
         try:
-            await self._calls.cancel(action.to, action.request_id, action.finish, action.reason)
+            event = Cancel(self.front_door, action.request_id, action.finish, action.reason, action.attempt)
+            await self._calls.cancel(action.to, event)
         except UnavailableError as error:
             self.worker_lost(action.to, error.message)
         except Exception:

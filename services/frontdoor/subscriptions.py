@@ -13,9 +13,10 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayActorError
 
+from services.core.actions import Cancel
 from services.core.clock import NS_PER_S, Clock
 from services.core.errors import UnavailableError
-from services.core.request import FinishReason, Request, WorkerRef
+from services.core.request import Request, WorkerRef
 from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name, pack, unpack
 
 logger = logging.getLogger(__name__)
@@ -189,22 +190,22 @@ class Subscriptions:
         Raises:
             UnavailableError: the process is gone.
         """
-        await self._call(to, "submit", dispatch_sequence, pack(request), budget_ms)
+        await self._call(to, "submit", self.front_door, dispatch_sequence, pack(request), budget_ms)
 
-    async def cancel(self, to: WorkerRef, request_id: str, finish: FinishReason, reason: str) -> None:
-        """Tell a worker that a request is over.
+    async def cancel(self, to: WorkerRef, event: Cancel) -> None:
+        """Tell a worker that a request, or its attempts up to a number, are over.
 
         Raises:
             UnavailableError: the process is gone.
         """
-        await self._call(to, "cancel", request_id, finish, reason)
+        await self._call(to, "cancel", event)
 
     async def _call(self, to: WorkerRef, method: str, *arguments: object) -> None:
         subscription = self._live.get(to.worker_id)
         if subscription is None or subscription.worker != to:
             raise UnavailableError(f"{to.worker_id} is gone")
         try:
-            await getattr(subscription.actor, method).remote(self.front_door, *arguments)
+            await getattr(subscription.actor, method).remote(*arguments)
         except RayActorError as error:
             raise UnavailableError(f"{to.worker_id} died: {first_line(error)}") from error
 

@@ -85,10 +85,12 @@ class Transfers:
             return None
         return self._finish(now)[0]
 
-    def cancel(self, now: int, request_id: str, reason: str) -> tuple[list[Action], list[Notice]]:
-        """End every transfer of a request, at both ends."""
+    def cancel(
+        self, now: int, request_id: str, reason: str, attempt: int | None = None
+    ) -> tuple[list[Action], list[Notice]]:
+        """End every transfer of a request, or of its attempts up to `attempt`, at both ends."""
         for end in (self._sender, self._receiver):
-            end.cancel(now, request_id, reason)
+            end.cancel(now, request_id, reason, attempt)
         return self._finish(now)
 
     # --- what happens -----------------------------------------------------------------------------------------

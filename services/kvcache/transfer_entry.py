@@ -46,9 +46,10 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """Receiver: the sender had given up before it saw the commit; the request must stop here."""
+    """Receiver: the sender had given up before it saw the commit; this attempt of the request must stop here."""
 
     request_id: str
+    attempt: int
     reason: str
 
 
@@ -108,6 +109,10 @@ class Transfer:
     granted_ns: int = 0
     unpin_wanted: bool = False
     unpinned: bool = False
+
+    def serves(self, request_id: str, attempt: int | None) -> bool:
+        """Whether it belongs to a request and, unless `attempt` is None, to none of its later attempts."""
+        return self.request.request_id == request_id and (attempt is None or self.request.attempt <= attempt)
 
     @property
     def is_over(self) -> bool:

@@ -52,7 +52,9 @@ class ReceiverEnd:
                 Effect.TELL_ABORT: lambda now, t: self._tell(t, Abort(t.transfer_id, t.attempt, t.reason)),
                 Effect.HAND_OVER: lambda now, t: self._hand_over(t),
                 Effect.NOTIFY_DROPPED: lambda now, t: self._out.notices.append(OfferDropped(t.transfer_id, t.reason)),
-                Effect.REVOKE: lambda now, t: self._out.notices.append(Revoked(t.request.request_id, t.reason)),
+                Effect.REVOKE: lambda now, t: self._out.notices.append(
+                    Revoked(t.request.request_id, t.request.attempt, t.reason)
+                ),
             },
         )
 
@@ -138,10 +140,10 @@ class ReceiverEnd:
             self._links.condemn(transfer.link, body.reason)
         self.give(now, body.transfer_id, Input.ABORT, body.reason, body.attempt)
 
-    def cancel(self, now: int, request_id: str, reason: str) -> None:
-        """The request is over."""
+    def cancel(self, now: int, request_id: str, reason: str, attempt: int | None = None) -> None:
+        """The request is over, or its attempts up to `attempt` are."""
         for transfer in self.transfers():
-            if transfer.request.request_id == request_id:
+            if transfer.serves(request_id, attempt):
                 self.give(now, transfer.transfer_id, Input.CANCEL, reason, transfer.attempt)
 
     def link_lost(self, now: int, link: LinkKey) -> None:

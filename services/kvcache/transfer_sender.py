@@ -127,10 +127,10 @@ class SenderEnd:
             transfer.reason = body.reason
             self._step(now, transfer, Input.ABORT)
 
-    def cancel(self, now: int, request_id: str, reason: str) -> None:
-        """The request is over."""
+    def cancel(self, now: int, request_id: str, reason: str, attempt: int | None = None) -> None:
+        """The request is over, or its attempts up to `attempt` are."""
         for transfer in self.transfers():
-            if transfer.request.request_id == request_id:
+            if transfer.serves(request_id, attempt):
                 self.give(now, transfer.transfer_id, Input.CANCEL, reason)
 
     def link_lost(self, now: int, link: LinkKey) -> None:

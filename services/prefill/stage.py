@@ -64,7 +64,7 @@ class PrefillStage:
         request = event.request
         if self._scheduler.num_waiting >= self._config.max_waiting_requests:
             return [refuse(request, "OVERLOADED", f"{self._scheduler.num_waiting} requests wait on this worker")]
-        state = RequestState(request, PREFILL, list(request.prompt), now, event.deadline_ns)
+        state = RequestState(request, PREFILL, list(request.known_tokens), now, event.deadline_ns)
         state.mark(MarkKind.QUEUED, now)
         self._scheduler.add(state)
         return []
@@ -72,11 +72,11 @@ class PrefillStage:
     def _offer_early(self, now: int, state: RequestState) -> list[Action]:
         """Early grants are asked for as soon as the prompt has its blocks here."""
         request = state.request
-        if request.handoff_to is None or request.discipline is not Discipline.EARLY or state.num_outputs:
+        if request.handoff_to is None or request.discipline is not Discipline.EARLY or state.num_new_outputs:
             return []
         state.pinned = True
         return self._transfers.offer(
-            now, request, state.blocks, len(request.prompt), request.handoff_to, Discipline.EARLY, None
+            now, request, state.blocks, len(state.tokens), request.handoff_to, Discipline.EARLY, None
         ) + self._push_early(now, state)
 
     def _push_early(self, now: int, state: RequestState) -> list[Action]:
@@ -88,7 +88,7 @@ class PrefillStage:
 
     def _sampled(self, now: int, state: RequestState, token: int) -> list[Action]:
         request, index = state.request, state.num_outputs - 1
-        if index == 0:
+        if state.num_new_outputs == 1:
             state.mark(MarkKind.PREFILL_END, now)
         finish = request.sampling.finish_reason(token, state.num_outputs)
         moves = finish is None and request.handoff_to is not None
@@ -112,14 +112,14 @@ class PrefillStage:
             actions = self._transfers.ready(now, transfer_id_of(request), len(state.blocks), token)
         else:
             actions = self._transfers.offer(
-                now, request, state.blocks, len(request.prompt), request.handoff_to, Discipline.LATE, token
+                now, request, state.blocks, state.num_computed, request.handoff_to, Discipline.LATE, token
             )
         self._scheduler.remove(state)
         return actions
 
     def _emit(self, state: RequestState, index: int, token: int, finish: FinishReason | None) -> Emit:
         digests, state.digests = tuple(state.digests), []
-        cached = state.cached_tokens if index == 0 else 0
+        cached = state.cached_tokens if state.num_new_outputs == 1 else 0
         output = RequestOutput(
             state.request.request_id,
             state.request.attempt,

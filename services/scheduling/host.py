@@ -96,7 +96,7 @@ class WorkerCore:
         self._blocks = blocks
         self._transfers = transfers
         self._unix_offset_ns = unix_offset_ns
-        self._cancelled: dict[str, int] = {}
+        self._cancelled: dict[str, tuple[int | None, int]] = {}
         self._draining = False
 
     def handle(self, now: int, event: Event) -> list[Action]:
@@ -106,7 +106,7 @@ class WorkerCore:
             case Submit():
                 actions += self._submit(now, event)
             case Cancel():
-                actions += self._cancel(now, event.request_id, event.reason)
+                actions += self._cancel(now, event.request_id, event.reason, event.attempt)
             case FrontDoorLost():
                 for request in self._requests():
                     if request.front_door == event.front_door:
@@ -132,30 +132,50 @@ class WorkerCore:
     def _submit(self, now: int, event: Submit) -> list[Action]:
         request = event.request
         stage = self._stages.get(PREFILL)
-        if self._cancelled.pop(request.request_id, None) is not None:
+        if self._is_cancelled(request):
+            del self._cancelled[request.request_id]
             return []
         if stage is None:
             return [refuse(request, "WRONG_ROLE", "this worker does not host the prefill stage")]
         if self._draining:
             return [refuse(request, "DRAINING", "this worker is draining")]
-        if any(known.request_id == request.request_id for known in self._requests()):
-            return [refuse(request, "DUPLICATE_REQUEST", "a request with this id is running on this worker")]
         if not self._blocks.fits(request.max_num_tokens):
             return [refuse(request, "CONTEXT_LENGTH_EXCEEDED", "prompt plus output do not fit the KV pool")]
-        return stage.handle(now, replace(event, deadline_ns=self._deadline(request)))
+        known = self._attempt(request.request_id)
+        if known is not None and known == request.attempt:
+            return [refuse(request, "DUPLICATE_REQUEST", "a request with this id is running on this worker")]
+        if known is not None and known > request.attempt:
+            return []
+        actions = self._supersede(now, request) if known is not None else []
+        return actions + stage.handle(now, replace(event, deadline_ns=self._deadline(request)))
 
-    def _cancel(self, now: int, request_id: str, reason: str) -> list[Action]:
-        """Release everything a request holds; the one who cancels needs no answer."""
-        actions, notices = self._transfers.cancel(now, request_id, reason)
+    def _supersede(self, now: int, request: Request) -> list[Action]:
+        """The front door dispatched a request again: what is left of its earlier attempts ends here."""
+        return self._cancel(now, request.request_id, "superseded", request.attempt - 1)
+
+    def _is_cancelled(self, request: Request) -> bool:
+        """Whether its cancel came before it did."""
+        until_attempt, _ = self._cancelled.get(request.request_id, (0, 0))
+        return until_attempt is None or request.attempt <= until_attempt
+
+    def _attempt(self, request_id: str) -> int | None:
+        """The attempt of a request that is held here."""
+        return next((known.attempt for known in self._requests() if known.request_id == request_id), None)
+
+    def _cancel(self, now: int, request_id: str, reason: str, attempt: int | None = None) -> list[Action]:
+        """Release everything that the attempts up to `attempt` hold; the one who cancels needs no answer."""
+        known = self._attempt(request_id)
+        actions, notices = self._transfers.cancel(now, request_id, reason, attempt)
         actions += self._notices(now, notices)
-        found = False
+        if known is None and not actions:
+            self._cancelled[request_id] = (attempt, now + CANCELLED_KEPT_NS)
+        if known is None or (attempt is not None and known > attempt):
+            return actions
         for stage in self._stages.values():
-            found = stage.drop(request_id) is not None or found
+            stage.drop(request_id)
         state = self._scheduler.get(request_id)
         if state is not None:
             self._scheduler.remove(state)
-        elif not found and not actions:
-            self._cancelled[request_id] = now + CANCELLED_KEPT_NS
         return actions
 
     def _step_done(self, now: int, event: StepDone) -> list[Action]:
@@ -185,15 +205,26 @@ class WorkerCore:
         actions: list[Action] = []
         for notice in notices:
             match notice:
+                case Offered():
+                    actions += self._offered(now, notice)
+                    continue
                 case HandedOff() | HandoffFailed():
                     stage = self._stages.get(PREFILL)
-                case Offered() | OfferDropped() | Committed() | Revoked():
+                case OfferDropped() | Committed() | Revoked():
                     stage = self._stages.get(DECODE)
             if stage is not None:
                 actions += stage.handle(now, notice)
-            elif isinstance(notice, Offered):
-                actions += self._transfers.cancel(now, notice.request.request_id, "wrong_role")[0]
         return actions
+
+    def _offered(self, now: int, notice: Offered) -> list[Action]:
+        """Let the decode stage have an offer; it ends earlier attempts, and one of an earlier attempt is refused."""
+        request_id, attempt = notice.request.request_id, notice.request.attempt
+        known = self._attempt(request_id) or 0
+        stage = self._stages.get(DECODE)
+        if stage is None or attempt < known or self._is_cancelled(notice.request):
+            return self._transfers.cancel(now, request_id, "superseded" if stage else "wrong_role", attempt)[0]
+        actions = self._supersede(now, notice.request) if 0 < known < attempt else []
+        return actions + stage.handle(now, notice)
 
     def _expire(self, now: int) -> list[Action]:
         """End requests whose deadline passed; forget old cancels."""
@@ -205,7 +236,7 @@ class WorkerCore:
                 actions += self._cancel(now, request.request_id, "deadline")
                 self._cancelled.pop(request.request_id, None)
                 actions.append(Emit(request.front_door, (_end(request, state, FinishReason.DEADLINE, "DEADLINE"),)))
-        self._cancelled = {key: until for key, until in self._cancelled.items() if until > now}
+        self._cancelled = {key: each for key, each in self._cancelled.items() if each[1] > now}
         return actions
 
     def _schedule(self, now: int) -> list[Action]:
@@ -269,7 +300,7 @@ class WorkerCore:
             "blocks": self._blocks.state(),
             "transfers": self._transfers.state(),
             "stages": {name: stage.state() for name, stage in self._stages.items()},
-            "cancelled": dict(self._cancelled),
+            "cancelled": {key: list(each) for key, each in self._cancelled.items()},
             "draining": self._draining,
         }
 
@@ -288,7 +319,7 @@ def refuse(request: Request, reason: str, message: str, state: RequestState | No
 def _end(
     request: Request, state: RequestState | None, finish: FinishReason, reason: str, message: str = ""
 ) -> RequestOutput:
-    index = state.num_outputs if state is not None else 0
+    index = state.num_outputs if state is not None else len(request.resume)
     marks = state.take_marks() if state is not None else ()
     return RequestOutput(
         request.request_id, request.attempt, index, (), finish=finish, reason=reason, message=message, marks=marks

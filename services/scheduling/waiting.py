@@ -19,7 +19,7 @@ class RequestState:
     prefix hits, decode steps and recomputation after a preemption are all the same thing.
 
     Attributes:
-        tokens: prompt, then output.
+        tokens: prompt, then output; it starts with the output of earlier attempts (`Request.resume`).
         num_computed: leading tokens whose KV is in `blocks`.
         blocks: block ids, each with one reference of this request; empty while it waits.
         stage: name of the stage that hears of its tokens.
@@ -49,6 +49,11 @@ class RequestState:
     def num_outputs(self) -> int:
         """Output tokens known so far."""
         return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def num_new_outputs(self) -> int:
+        """Output tokens of this attempt."""
+        return self.num_outputs - len(self.request.resume)
 
     @property
     def num_uncomputed(self) -> int:

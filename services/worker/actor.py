@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from services.core.actions import Cancel, Drain, PeerMessage, Submit, WorkerReport
 from services.core.clock import NS_PER_S, WallClock
 from services.core.errors import UnavailableError
-from services.core.request import FinishReason
 from services.core.wire import WorkerInfo, pack, unpack
 from services.worker.config import WorkerSpec
 from services.worker.peer_calls import ActorPeerCalls
@@ -89,9 +88,9 @@ class WorkerActor:
         process.subscriptions.dispatched(front_door, sequence)
         process.performer.feed(Submit(front_door, request))
 
-    async def cancel(self, front_door: str, request_id: str, finish: FinishReason, reason: str) -> None:
-        """Drop a request and everything it holds here."""
-        self._running().performer.feed(Cancel(front_door, request_id, finish, reason))
+    async def cancel(self, event: Cancel) -> None:
+        """Drop a request, or its attempts up to a number, and everything it holds here."""
+        self._running().performer.feed(event)
 
     async def subscribe(self, front_door: str, incarnation: int, from_sequence: int) -> AsyncIterator[bytes]:
         """Packed `StreamItem`s, tokens and reports for one front door, until its lease ends."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from services.core.actions import RequestOutput, WorkerReport
+from services.core.actions import Cancel, RequestOutput, WorkerReport
 from services.core.request import FinishReason, Request, WorkerRef
 from services.core.timeline import Mark, MarkKind
 from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name, pack, unpack
@@ -61,8 +61,8 @@ class PlainWorker:
     async def submit(self, front_door: str, dispatch: int, packed: bytes, budget_ms: int | None) -> None:
         self.calls.append(("submit", front_door, dispatch, unpack(packed), budget_ms))
 
-    async def cancel(self, front_door: str, request_id: str, finish: FinishReason, reason: str) -> None:
-        self.calls.append(("cancel", front_door, request_id, finish, reason))
+    async def cancel(self, event: Cancel) -> None:
+        self.calls.append(("cancel", event))
 
 
 class EchoWorker:
@@ -126,8 +126,8 @@ class EchoWorker:
             self.say(RequestOutput(request.request_id, 1, index, (request.prompt[index],), finish))
             await asyncio.sleep(0.002)
 
-    async def cancel(self, front_door: str, request_id: str, finish: FinishReason, reason: str) -> None:
-        self.cancelled.append(request_id)
+    async def cancel(self, event: Cancel) -> None:
+        self.cancelled.append(event.request_id)
 
     def say(self, output: RequestOutput) -> None:
         self.outputs.append(output)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import ray
 
+from services.core.actions import Cancel
 from services.core.clock import WallClock
 from services.core.errors import UnavailableError
 from services.core.request import FinishReason, Request, SamplingParams, WorkerRef
@@ -20,6 +21,7 @@ from tests.api.actors import PlainWorker
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.usefixtures("node")]
 
 REQUEST = Request("r1", 1, (1, 2, 3), (b"h" * 16,), SamplingParams(4), "frontdoor-1")
+CANCEL = Cancel("frontdoor-1", "r1", FinishReason.CANCELLED, "CLIENT_GONE", 1)
 
 
 class Rig:
@@ -100,10 +102,10 @@ async def test_calls_reach_the_worker_and_fail_when_it_is_gone(rig: Rig) -> None
     await rig.until(lambda: rig.items)
     worker = WorkerRef("prefill-0", 5)
     await rig.subscriptions.submit(worker, 3, REQUEST, 250)
-    await rig.subscriptions.cancel(worker, "r1", FinishReason.CANCELLED, "CLIENT_GONE")
+    await rig.subscriptions.cancel(worker, CANCEL)
     assert (await actor.seen.remote())["calls"] == [
         ("submit", "frontdoor-1", 3, REQUEST, 250),
-        ("cancel", "frontdoor-1", "r1", FinishReason.CANCELLED, "CLIENT_GONE"),
+        ("cancel", CANCEL),
     ]
     with pytest.raises(UnavailableError, match="prefill-0 is gone"):
         await rig.subscriptions.submit(WorkerRef("prefill-0", 6), 1, REQUEST, None)

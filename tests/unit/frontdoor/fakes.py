@@ -120,9 +120,9 @@ class FakeWorkers:
         self.answers.add(task)
         task.add_done_callback(self.answers.discard)
 
-    async def cancel(self, to: WorkerRef, request_id: str, finish: FinishReason, reason: str) -> None:
+    async def cancel(self, to: WorkerRef, event: Cancel) -> None:
         """Note the cancel."""
-        self.cancelled.append((to, request_id, finish, reason))
+        self.cancelled.append((to, event.request_id, event.finish, event.reason))
 
     async def answer(self, kind: str, request: Request) -> None:
         """Tokens in the order in which two workers may send them."""
