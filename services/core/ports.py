@@ -33,6 +33,9 @@ class Runner(Protocol):
         """Compute KV for every row's tokens, then sample where asked. Blocking.
 
         Never raises for a bad batch: the reason comes back in `StepOutput.error`.
+
+        Raises:
+            RunnerLost: no step can be run any more.
         """
 
 
@@ -77,6 +80,10 @@ class KvLink(Protocol):
 
     def abort(self) -> None:
         """Break the group from any thread; a blocked call ends with LinkError. Idempotent."""
+
+
+class RunnerLost(Exception):
+    """The runner cannot go on, because a part of it in another process is gone; the worker must end. Says why."""
 
 
 class LinkError(Exception):

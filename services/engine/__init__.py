@@ -3,13 +3,17 @@
 checkpoint.py      what a model folder must hold; from a configured path to such a folder (no torch)
 gguf_convert.py    a GGUF file dequantised once into a folder (no torch)
 kv_pool.py         pages of K and V
+shard.py           which heads and columns a tensor-parallel rank holds
 weights.py         checkpoints to tensors
+gloo.py            process groups of gloo
+rank_group.py      sums and frames between the ranks of a worker
 layers.py          linear, norm, rotary, gated activation
 attention.py       paged attention over block tables
 input_batch.py     a step's rows as tensors
 model.py           decoder-only transformers of the Llama family
 sampler.py         counter-based sampling
 model_runner.py    one step of a model
+tp_runner.py       one step of a model over several ranks
 tiny.py            a random model of a few layers, for tests
 checksum.py        sums that find a wrong byte of KV
 kv_wire.py         headers, ranges and staging buffers of a link

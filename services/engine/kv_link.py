@@ -14,11 +14,11 @@ import torch.distributed
 from torch import Tensor
 
 from services.core.actions import DISCARD, LinkRole
-from services.core.clock import NS_PER_S, WallClock
 from services.core.errors import ConfigError, PortBusyError
 from services.core.peer import LinkKey
 from services.core.ports import ChecksumError, LinkError
 from services.engine.checksum import checksum
+from services.engine.gloo import Deadline, gloo_errors, join_group
 from services.engine.kv_pool import PagedKvPool
 from services.engine.kv_wire import WHOLE_RANGE, KvWire, Message, Part, check_header, digest, empty_header, write_header
 
@@ -70,18 +70,6 @@ def _listen(host: str, ports: tuple[int, int]) -> socket.socket:
     raise PortBusyError(f"worker.store_ports = {list(ports)}: every port is taken; give a wider range or [0, 0]")
 
 
-class Deadline:
-    """A point in time that several waits share."""
-
-    def __init__(self, seconds: float) -> None:
-        self._clock = WallClock()
-        self._end_ns = self._clock.now_ns() + int(seconds * NS_PER_S)
-
-    def left_s(self) -> float:
-        """Seconds to go, never below 1 ms: gloo takes 0 for "no limit"."""
-        return max((self._end_ns - self._clock.now_ns()) / NS_PER_S, 0.001)
-
-
 class GlooLink:
     """One end of a link.
 
@@ -130,21 +118,7 @@ class GlooLink:
         self._run(lambda: self._join(deadline), deadline)
 
     def _join(self, deadline: Deadline) -> None:
-        host, _, port = self._store_address.rpartition(":")
-        try:
-            # TCPStore retries a refused connection until its limit and beyond; a store that is gone stays gone.
-            socket.create_connection((host, int(port)), timeout=deadline.left_s()).close()
-        except OSError as error:
-            raise LinkError(f"the store {self._store_address} is gone ({error})") from error
-        timeout = timedelta(seconds=deadline.left_s())
-        with self._gloo_errors():
-            store = _c10d.TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=timeout)
-            options = _c10d.ProcessGroupGloo._Options()
-            options._devices = [_c10d.ProcessGroupGloo.create_device(hostname=self._host)]
-            options._timeout = timeout
-            options._threads = 1
-            named = _c10d.PrefixStore(self._key.name, store)
-            group = _c10d.ProcessGroupGloo(named, RANK[self._role], 2, options)
+        group = join_group(self._store_address, self._key.name, RANK[self._role], 2, self._host, deadline.left_s())
         with self._changed:
             if self._broken:
                 return  # left behind: nobody has seen this group, and it goes with this frame
@@ -310,9 +284,11 @@ class GlooLink:
 
     @contextmanager
     def _gloo_errors(self) -> Iterator[None]:
-        """Turn an error of torch.distributed into LinkError: its first sentence, without the source file."""
+        """Turn an error of torch.distributed into LinkError, and name the abort where it was one."""
         try:
-            yield
-        except RuntimeError as error:
-            sentence = str(error).split("] ", 1)[-1].splitlines()[0].split(". ", 1)[0]
-            raise LinkError("aborted" if self._broken == "aborted" else sentence) from error
+            with gloo_errors():
+                yield
+        except LinkError as error:
+            if self._broken == "aborted":
+                raise LinkError("aborted") from error
+            raise

@@ -12,6 +12,7 @@ from services.engine.checkpoint import ModelShape
 from services.engine.input_batch import InputBatch
 from services.engine.kv_pool import PagedKvPool
 from services.engine.layers import Linear, LinearFactory, Rotary, rms_norm, silu_and_mul
+from services.engine.rank_group import RankGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +35,26 @@ class Model:
     Args:
         tensors: by Hugging Face's names, shaped as `shape.tensors()` says, of any float dtype.
         dtype: `float32`, `float16` or `bfloat16`: how weights are kept and multiplied. Activations are float32.
+        group: the ranks that hold the other shards of the model, of which `shape` and `tensors` are one; None: they
+            are the whole model.
 
     Attributes:
         notes: one line for each linear that had to fall back to a slower kind.
     """
 
-    def __init__(self, shape: ModelShape, tensors: dict[str, Tensor], dtype: str) -> None:
+    def __init__(
+        self, shape: ModelShape, tensors: dict[str, Tensor], dtype: str, group: RankGroup | None = None
+    ) -> None:
         self.shape = shape
         self.dtype = dtype
         factory = LinearFactory(dtype)
         self._embedding = tensors["model.embed_tokens.weight"]
         self._layers = [self._layer(f"model.layers.{index}.", tensors, factory) for index in range(shape.num_layers)]
         self._norm = tensors["model.norm.weight"].to(torch.float32, copy=True)
-        self._head = factory(self._embedding if shape.tied else tensors["lm_head.weight"])
+        self._group = group
+        # Rank 0 alone samples (see `Shard`).
+        samples = group is None or group.rank == 0
+        self._head = factory(self._embedding if shape.tied else tensors["lm_head.weight"]) if samples else None
         self._rotary = Rotary(shape.head_dim, shape.rope_theta, shape.max_position)
         self.notes = tuple(factory.notes)
 
@@ -79,14 +87,19 @@ class Model:
         """Write the KV of every token of the batch into the pool, and compute the logits of its sampled rows.
 
         Returns:
-            [sampled rows, vocab] float32.
+            [sampled rows, vocab] float32; [sampled rows, 0] at a rank that does not sample.
+
+        Raises:
+            LinkError: another rank is gone or silent.
         """
         x = self._embedding.index_select(0, batch.token_ids).float()  # [tokens, hidden], a copy
         factors = self._rotary.factors(batch.positions)
         for layer, pages in zip(self._layers, pool.data, strict=True):
             x += self._attention(layer, x, factors, batch, pages)
             inner = silu_and_mul(layer.gate_up(rms_norm(x, layer.post_norm, self.shape.norm_eps)))
-            x += layer.down(inner)
+            x += self._sum(layer.down(inner))
+        if self._head is None:
+            return torch.empty(len(batch.sampled), 0)
         if not len(batch.sampled):
             return torch.empty(0, self.shape.vocab)
         return self._head(rms_norm(x.index_select(0, batch.sampled), self._norm, self.shape.norm_eps))
@@ -105,4 +118,8 @@ class Model:
         pages.view(-1, shape.head_dim).index_copy_(0, batch.slots, kv.to(pages.dtype))
         mixed = torch.empty(len(x), shape.heads, shape.head_dim)
         attend(heads[:, : shape.heads], pages, batch.groups, mixed)
-        return layer.output(mixed.flatten(1))
+        return self._sum(layer.output(mixed.flatten(1)))
+
+    def _sum(self, part: Tensor) -> Tensor:
+        """Add up the shards' [tokens, hidden]."""
+        return part if self._group is None else self._group.sum(part)

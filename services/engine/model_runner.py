@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -12,6 +13,7 @@ from torch import Tensor
 from services.core.batch import Row, SampleSpec, ScheduledBatch, StepOutput
 from services.core.clock import Clock, WallClock
 from services.core.errors import MemoryShortError
+from services.core.ports import RunnerLost
 from services.engine.checkpoint import KV_DTYPE, ModelShape, read_shape
 from services.engine.input_batch import build
 from services.engine.kv_pool import PagedKvPool, num_blocks_for
@@ -58,13 +60,23 @@ class ModelRunner:
         problem: str | None = None
         try:
             tokens, digests = self._run(batch)
+        except RunnerLost:
+            raise
         except Exception as error:  # the step's requests must end with a reason, whatever went wrong in it
             problem = f"{type(error).__name__}: {error}"
         return StepOutput(batch.step_id, tokens, self._clock.now_ns() - started, digests, problem)
 
+    def forward(self, rows: Sequence[Row]) -> Tensor:
+        """Compute KV for the rows' tokens; [sampled rows, vocab] float32 logits.
+
+        Raises:
+            ValueError: a row is out of range.
+        """
+        return self.model.forward(build(rows, self.shape, self.pool), self.pool)
+
     def _run(self, batch: ScheduledBatch) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
         with torch.inference_mode():
-            logits = self.model.forward(build(batch.rows, self.shape, self.pool), self.pool)
+            logits = self.forward(batch.rows)
             asked = [row for row in batch.rows if row.sample is not None]
             specs = [row.sample for row in asked if row.sample is not None]
             drawn = iter(sample(logits, specs, [row.end for row in asked]))

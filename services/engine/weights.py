@@ -8,6 +8,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from services.engine.checkpoint import ModelShape, check_folder, weight_files
+from services.engine.shard import Shard
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -29,3 +30,23 @@ def load_tensors(folder: Path) -> tuple[ModelShape, dict[str, Tensor]]:
     with safe_open(files[EMBEDDING], framework="pt") as reader:
         tensors[EMBEDDING] = reader.get_tensor(EMBEDDING)
     return shape, tensors
+
+
+def load_shard(folder: Path, shard: Shard) -> tuple[ModelShape, dict[str, Tensor]]:
+    """One rank's shape and tensors; of the others' weights nothing is read.
+
+    Raises:
+        ModelError: a file, a tensor or a shape is wrong; see `check_folder`.
+    """
+    shape = check_folder(folder)
+    files = weight_files(folder)
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(set(files.values())):
+        with safe_open(file, framework="pt") as reader:
+            for name in shape.tensors():
+                cut = shard.cut(name)
+                if files[name] == file and cut is not None:
+                    tensors[name] = reader.get_slice(name)[cut] if cut else reader.get_tensor(name)
+    with safe_open(files[EMBEDDING], framework="pt") as reader:
+        tensors[EMBEDDING] = reader.get_tensor(EMBEDDING)
+    return shard.shape(shape), tensors

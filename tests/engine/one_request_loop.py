@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from services.core.batch import Row, SampleSpec
 from services.engine.checkpoint import KV_DTYPE
@@ -48,3 +49,20 @@ def generate(
         digests.append(digest_of(logits[0]))
         ids, start = (tokens[-1],), row.end
     return Generated(tuple(tokens), tuple(digests))
+
+
+def forced_logits(model: Model, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> Tensor:
+    """[tokens, vocab] float32: the logits that each token would be chosen from, whatever the model would choose."""
+    shape = model.shape
+    num_blocks = -(-(len(prompt) + len(tokens)) // BLOCK_SIZE)
+    dtype = getattr(torch, KV_DTYPE[model.dtype])
+    pool = PagedKvPool(shape.num_layers, num_blocks, shape.kv_heads, BLOCK_SIZE, shape.head_dim, dtype)
+    spec = SampleSpec(0.0, 0)
+    ids, start = prompt, 0
+    found = []
+    for token in tokens:
+        row = Row("only", ids, start, tuple(range(num_blocks)), spec)
+        with torch.inference_mode():
+            found.append(model.forward(build([row], shape, pool), pool)[0])
+        ids, start = (token,), row.end
+    return torch.stack(found)

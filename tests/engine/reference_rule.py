@@ -70,13 +70,17 @@ class Reference:
 
     def divergences(self, prompt: tuple[int, ...], tokens: tuple[int, ...]) -> list[Divergence]:
         """Every output token that the reference would not have chosen after the same prefix (teacher-forced)."""
-        logits = self.logits((*prompt, *tokens[:-1]))[len(prompt) - 1 :]
-        found = []
-        for index, (row, ours) in enumerate(zip(logits, tokens, strict=True)):
-            best = row.topk(2)
-            if int(best.indices[0]) != ours:
-                found.append(Divergence(index, ours, int(best.indices[0]), float(best.values[0] - best.values[1])))
-        return found
+        return divergences_from(self.logits((*prompt, *tokens[:-1]))[len(prompt) - 1 :], tokens)
+
+
+def divergences_from(logits: torch.Tensor, tokens: tuple[int, ...]) -> list[Divergence]:
+    """Every token that the reference's logits [tokens, vocab], given the same prefixes, would not have chosen."""
+    found = []
+    for index, (row, ours) in enumerate(zip(logits, tokens, strict=True)):
+        best = row.topk(2)
+        if int(best.indices[0]) != ours:
+            found.append(Divergence(index, ours, int(best.indices[0]), float(best.values[0] - best.values[1])))
+    return found
 
 
 def assert_rule(by_prompt: dict[str, list[Divergence]]) -> None:

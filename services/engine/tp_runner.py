@@ -1,0 +1,164 @@
+"""A runner over several ranks: rank 0 runs steps and tells the others its rows; they compute and decide nothing."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from services.core.batch import Row
+from services.core.clock import Clock
+from services.core.ports import LinkError, RunnerLost
+from services.engine.checkpoint import KV_DTYPE, read_shape
+from services.engine.input_batch import build
+from services.engine.kv_pool import PagedKvPool, num_blocks_for
+from services.engine.model import Model
+from services.engine.model_runner import ModelRunner, check_memory
+from services.engine.rank_group import RankGroup, Words
+from services.engine.shard import shard_of
+from services.engine.weights import load_shard
+
+ROW_WORDS = 3
+LOAD_S = 120.0
+"""How long a rank that has loaded waits for the others."""
+
+
+def encode_rows(rows: Sequence[Row]) -> Words:
+    """What the other ranks need of a step: for each row (tokens, start, blocks), then all ids, then all block ids."""
+    words = array("q", [len(rows)])
+    for row in rows:
+        words.extend((len(row.token_ids), row.start, len(row.block_table)))
+    for row in rows:
+        words.extend(row.token_ids)
+    for row in rows:
+        words.extend(row.block_table)
+    return np.frombuffer(words, dtype=np.int64)
+
+
+def decode_rows(words: Words) -> list[Row]:
+    """The rows that `encode_rows` wrote, without names and samples."""
+    count = int(words[0])
+    sizes = words[1 : 1 + ROW_WORDS * count].reshape(count, ROW_WORDS).tolist()
+    rest = words[1 + ROW_WORDS * count :].tolist()
+    blocks_at = sum(tokens for tokens, _, _ in sizes)
+    token_at = 0
+    rows = []
+    for index, (tokens, start, blocks) in enumerate(sizes):
+        ids, table = rest[token_at : token_at + tokens], rest[blocks_at : blocks_at + blocks]
+        rows.append(Row(f"row {index}", tuple(ids), start, tuple(table), None))
+        token_at += tokens
+        blocks_at += blocks
+    return rows
+
+
+class TpRunner(ModelRunner):
+    """Rank 0 of a tensor-parallel worker, as the `Runner` port.
+
+    Args:
+        model: of rank 0's shard, summing over `group`.
+        pool: of rank 0's KV heads; block ids mean the same at every rank.
+        group: all ranks of this worker; the others run `follow`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        pool: PagedKvPool,
+        group: RankGroup,
+        testing_digests: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(model, pool, testing_digests, clock)
+        self.group = group
+
+    def forward(self, rows: Sequence[Row]) -> Tensor:
+        """Logits of the sampled rows, as `Model.forward` gives them, computed by all ranks.
+
+        Raises:
+            RunnerLost: a rank is gone or silent, or the ranks have lost step.
+        """
+        batch = build(rows, self.shape, self.pool)  # a bad row is refused before any rank hears of it
+        try:
+            self.group.send(encode_rows(rows), range(1, self.group.ranks))
+            return self.model.forward(batch, self.pool)
+        except Exception as error:  # whatever it was, the other ranks are somewhere in the middle of a step
+            self.group.close()
+            raise RunnerLost(f"a rank was lost in a step: {error}") from error
+
+    def close(self) -> None:
+        """Tell the other ranks that no more steps come."""
+        try:
+            self.group.send([], range(1, self.group.ranks))
+        except LinkError:
+            self.group.close()
+
+
+def follow(runner: ModelRunner, group: RankGroup) -> None:
+    """Run rank 0's steps until it says that no more come.
+
+    Args:
+        runner: of this rank's shard.
+
+    Raises:
+        RunnerLost: rank 0 is gone or silent, or a step failed here; this rank must end.
+    """
+    try:
+        while len(words := group.receive(0)):
+            with torch.inference_mode():
+                runner.forward(decode_rows(words))
+    except Exception as error:
+        group.close()
+        raise RunnerLost(f"rank {group.rank} ends: {error}") from error
+
+
+def load_rank(
+    folder: Path,
+    dtype: str,
+    pool_bytes: int,
+    block_size: int,
+    threads: int,
+    group: RankGroup,
+    testing_digests: bool = False,
+) -> ModelRunner:
+    """What `load_runner` is to a worker of one rank; every rank calls it. Sets torch's threads for the whole process.
+
+    Args:
+        pool_bytes: of the whole worker; each rank holds the share of its KV heads, and all as many blocks.
+
+    Returns:
+        A `TpRunner` at rank 0; a runner for `follow` at the others.
+
+    Raises:
+        ConfigError: more ranks than KV heads.
+        LinkError: another rank did not load.
+        ModelError: the folder cannot be served.
+        MemoryShortError: weights and pool do not fit.
+    """
+    torch.set_num_threads(threads)
+    whole = read_shape(folder)
+    shard = shard_of(whole, group.rank, group.ranks)
+    num_blocks = num_blocks_for(pool_bytes, whole, block_size, dtype)
+    share = pool_bytes * len(shard.kv_heads) // whole.kv_heads
+    check_memory(shard.shape(whole), dtype, share, psutil.virtual_memory().available)
+    shape, tensors = load_shard(folder, shard)
+    pool = PagedKvPool(
+        shape.num_layers,
+        num_blocks,
+        shape.kv_heads,
+        block_size,
+        shape.head_dim,
+        getattr(torch, KV_DTYPE[dtype]),
+        shard.kv_heads.start,
+        whole.kv_heads,
+    )
+    model = Model(shape, tensors, dtype, group)
+    runner = TpRunner(model, pool, group, testing_digests) if group.rank == 0 else ModelRunner(model, pool)
+    group.meet(LOAD_S)
+    if dtype == "float32":  # the one dtype that promises bits
+        runner.notes += tuple(runner.self_test())  # at all ranks at once, which sum as in any step
+    return runner
