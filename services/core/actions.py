@@ -187,6 +187,14 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamGap:
+    """Items of a worker's stream were lost on the way to this front door; the worker itself is well."""
+
+    source: str
+    worker: WorkerRef
+
+
+@dataclass(frozen=True, slots=True)
 class FrontDoorLost:
     """A front door's subscription lease ran out; its requests have nobody to read them."""
 
@@ -223,6 +231,7 @@ Event = (
     | WorkerReport
     | WorkerLost
     | Outputs
+    | StreamGap
     | FrontDoorLost
     | Drain
     | WorkerStarted

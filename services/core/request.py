@@ -64,7 +64,7 @@ class Request:
 
     Attributes:
         request_id: unique among running requests of the cluster.
-        attempt: 1 for the first dispatch, +1 for each other one; outputs of old attempts are dropped.
+        attempt: number of this dispatch among all of its front door, from 1; outputs of lower ones are dropped.
         prompt: token ids.
         block_hashes: chained digest of each full block of `known_tokens`, made by the front door (protocol section 8).
         sampling: how to choose tokens.

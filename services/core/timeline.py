@@ -5,6 +5,9 @@ received ── dispatched ── queued ── prefill_start ── prefill_end
                                                handoff_offered ── handoff_granted ── handoff_committed
                                                           │
                                                     decode_start ── token ... token ── finished (decode worker)
+
+A request that is dispatched again has `retried` (before its first token) or `continued` (after it) and what follows
+`dispatched` once more.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ class MarkKind(StrEnum):
 
     RECEIVED = "received"
     DISPATCHED = "dispatched"
+    RETRIED = "retried"
+    CONTINUED = "continued"
     QUEUED = "queued"
     PREFILL_START = "prefill_start"
     PREFILL_END = "prefill_end"

@@ -70,7 +70,7 @@ class FrontDoor:
         self._subscriptions = Subscriptions(
             cluster_id, self.front_door_id, incarnation, ControllerHandle(controller), config.worker_lost_s, clock
         )
-        built = flow_header(self.front_door_id, router)
+        built = flow_header(self.front_door_id, router, block_size)
         flow = flow_from_header(built)
         self._log_file = None if decision_log is None else open_log(Path(decision_log), self.front_door_id)
         log = None if self._log_file is None else DecisionLog(self._log_file.write, flow, "flow", built)
@@ -144,14 +144,14 @@ class FrontDoor:
         await asyncio.Event().wait()
 
 
-def flow_header(front_door: str, router: RouterConfig) -> dict[str, Any]:
+def flow_header(front_door: str, router: RouterConfig, block_size: int) -> dict[str, Any]:
     """What a decision log needs to build the same request flow again."""
-    return {"front_door": front_door, "router": router.model_dump(mode="json")}
+    return {"front_door": front_door, "router": router.model_dump(mode="json"), "block_size": block_size}
 
 
 def flow_from_header(header: dict[str, Any]) -> RequestFlow:
     """The inverse of `flow_header`."""
-    return RequestFlow(header["front_door"], RouterConfig.model_validate(header["router"]))
+    return RequestFlow(header["front_door"], RouterConfig.model_validate(header["router"]), header["block_size"])
 
 
 def open_log(folder: Path, front_door: str) -> TextIO:

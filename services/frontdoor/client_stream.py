@@ -19,7 +19,7 @@ from services.core.errors import (
     UnavailableError,
 )
 from services.core.request import FinishReason, Request, WorkerRef
-from services.core.timeline import Timeline
+from services.core.timeline import MarkKind, Timeline
 from services.frontdoor.stream import TokenStream
 
 MAX_PENDING_TOKENS = 4096
@@ -113,6 +113,12 @@ class ClientStream:
         """Note which workers have the request now."""
         self.workers += [worker for worker in (to, request.handoff_to) if worker is not None]
         self._news.set()
+
+    def dispatch_kind(self, request: Request) -> MarkKind:
+        """What a dispatch is in the timeline: the first one, a retry, or a continuation of what the client has."""
+        if not self.workers:
+            return MarkKind.DISPATCHED
+        return MarkKind.CONTINUED if request.resume else MarkKind.RETRIED
 
     def fail(self, error: TriptychError) -> None:
         """End the stream with an error; the first one counts."""

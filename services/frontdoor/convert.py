@@ -85,6 +85,7 @@ class Converter:
             block_hashes=prompt_block_hashes(self._model.root, prompt, self._model.block_size),
             sampling=sampling,
             front_door=self._front_door,
+            hash_root=self._model.root,
             deadline_unix_ms=deadline_unix_ms,
         )
 

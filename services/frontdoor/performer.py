@@ -23,6 +23,7 @@ from services.core.actions import (
     Outputs,
     Reject,
     RequestOutput,
+    StreamGap,
     Submit,
     Tick,
     WorkerLost,
@@ -172,20 +173,10 @@ class Performer:
     def worker_lost(self, worker: WorkerRef, reason: str) -> None:
         """A worker's process is gone or silent."""
         self._feed(WorkerLost(self.front_door, worker, reason))
-        # The flow keeps requests that decode elsewhere. One whose first token was still on its way from the lost
-        # worker can never be complete.
-        for stream in list(self._streams.values()):
-            if stream.workers[:1] == [worker] and stream.tokens.next_index == 0:
-                message = f"worker {worker.worker_id} was lost with the first token ({reason}); send again"
-                error = UnavailableError(message, reason="WORKER_LOST", metadata=RETRY.copy())
-                self._give_up(stream, FinishReason.ERROR, error)
 
     def items_lost(self, worker: WorkerRef) -> None:
-        """Items of a worker were dropped: end the requests that it had a part in, for they may miss tokens."""
-        for stream in [stream for stream in self._streams.values() if worker in stream.workers]:
-            message = f"tokens from {worker.worker_id} were lost on the way; send again"
-            error = UnavailableError(message, reason="STREAM_GAP", metadata=RETRY.copy())
-            self._give_up(stream, FinishReason.ERROR, error)
+        """Items of a worker were dropped: the requests that it has a part in may miss tokens."""
+        self._feed(StreamGap(self.front_door, worker))
 
     async def close(self) -> None:
         """Stop timers and calls; streams that still run end with an error."""
@@ -243,8 +234,8 @@ class Performer:
         count = self._dispatches[action.to] = self.dispatches(action.to) + 1
         stream = self._streams.get(action.request.request_id)
         if stream is not None:
+            stream.timeline.add(stream.dispatch_kind(action.request), now, self.front_door, self._pid)
             stream.dispatch(action.to, action.request)
-            stream.timeline.add(MarkKind.DISPATCHED, now, self.front_door, self._pid)
         self._spawn(self._submit_remote(action, count))
 
     async def _submit_remote(self, action: Dispatch, count: int) -> None:

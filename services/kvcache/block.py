@@ -32,11 +32,18 @@ def root_hash(*, model_digest: bytes, dtype: str, rope: str, block_size: int, sa
 
 def prompt_block_hashes(root: bytes, token_ids: Sequence[int], block_size: int) -> tuple[bytes, ...]:
     """h_i = BLAKE2b-128(h_{i-1} || token ids of block i as int32 LE), for full blocks only."""
+    return extend_block_hashes(root, (), token_ids, block_size)
+
+
+def extend_block_hashes(
+    root: bytes, known: tuple[bytes, ...], token_ids: Sequence[int], block_size: int
+) -> tuple[bytes, ...]:
+    """`prompt_block_hashes` of `token_ids`, of whose leading blocks the hashes are known."""
     packed = np.asarray(token_ids, dtype="<i4").tobytes()
     step = 4 * block_size
-    hashes: list[bytes] = []
-    previous = root
-    for start in range(0, len(packed) - step + 1, step):
+    hashes = list(known)
+    previous = known[-1] if known else root
+    for start in range(len(known) * step, len(packed) - step + 1, step):
         previous = hashlib.blake2b(previous + packed[start : start + step], digest_size=HASH_BYTES).digest()
         hashes.append(previous)
     return tuple(hashes)

@@ -1,8 +1,9 @@
-"""The life of a request as the front door runs it: place, dispatch, follow, end (architecture section 5)."""
+"""The life of a request as the front door runs it: place, dispatch, follow, move, end (architecture section 5)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import replace
 
 from services.core.actions import (
     Action,
@@ -14,46 +15,25 @@ from services.core.actions import (
     Outputs,
     Reject,
     RequestOutput,
+    StreamGap,
     Submit,
     Tick,
     WorkerLost,
     WorkerReport,
 )
+from services.core.clock import NS_PER_S
 from services.core.request import Discipline, FinishReason, Request, WorkerRef
 from services.router.config import RouterConfig
 from services.router.profiles import NoCandidate, Profile
-from services.router.view import ClusterView, ViewBuilder
+from services.router.retry import REFUSALS, count_move, may_move, next_attempt
+from services.router.running import GOOD_ENDS, Running
+from services.router.view import ClusterView, ViewBuilder, WorkerView
 
 RETRY_AFTER_MS = 1000
 """What a client is told to wait when a worker is missing: about one restart."""
 
-
-@dataclass(slots=True)
-class Running:
-    """A request that workers hold.
-
-    Attributes:
-        request: as dispatched.
-        prefill: worker that computes the prompt.
-        decode: worker that decodes; the same process when colocated.
-        deadline_ns: on this process's clock.
-        decoding: a token came from `decode`.
-        begun: output index 0 came; streams of two workers may overtake each other.
-        end: the last output, when it came before index 0.
-    """
-
-    request: Request
-    prefill: WorkerRef
-    decode: WorkerRef
-    deadline_ns: int | None
-    decoding: bool = False
-    begun: bool = False
-    end: RequestOutput | None = None
-
-    @property
-    def workers(self) -> list[WorkerRef]:
-        """Every process that may hold something of it."""
-        return [self.prefill] if self.prefill == self.decode else [self.prefill, self.decode]
+LOOK_EVERY_NS = NS_PER_S // 2
+"""How often silent workers are looked for while requests run."""
 
 
 class RequestFlow:
@@ -61,15 +41,22 @@ class RequestFlow:
 
     Args:
         front_door: id that workers address outputs to.
-        config: placement policies by name.
+        config: placement policies by name, and limits of moves.
+        block_size: tokens in one KV block.
     """
 
-    def __init__(self, front_door: str, config: RouterConfig) -> None:
+    def __init__(self, front_door: str, config: RouterConfig, block_size: int) -> None:
         self._front_door = front_door
         self._config = config
+        self._block_size = block_size
+        self._move_silent_ns = int(config.move_silent_s * NS_PER_S)
         self._profile = Profile(config)
         self._builder = ViewBuilder()
         self._running: dict[str, Running] = {}
+        self._attempts = 0
+        self._looked_ns = 0
+        self._awake_since_ns = 0
+        self._moves: Counter[str] = Counter()
 
     def handle(self, now: int, event: Event) -> list[Action]:
         """One event in, the actions it causes out."""
@@ -77,150 +64,279 @@ class RequestFlow:
             case Submit():
                 return self._submit(now, event)
             case Outputs():
-                return self._outputs(event)
+                return [action for output in event.outputs for action in self._output(now, event.source, output)]
             case Cancel():
                 return self._cancel(event)
             case WorkerReport():
                 replaced = self._builder.report(now, event)
-                return self._lost(replaced, "it was replaced") if replaced else []
+                actions = self._lost(now, replaced, "it was replaced") if replaced else []
+                return actions + self._place_waiting(now)
             case WorkerLost():
                 self._builder.lost(event.worker)
-                return self._lost(event.worker, event.reason)
+                return self._lost(now, event.worker, event.reason)
+            case StreamGap():
+                return self._gap(now, event.worker)
             case Tick():
-                return self._expire(now)
+                return self._expire(now) + self._leave_silent(now)
         raise AssertionError(f"not for the request flow: {event}")
 
+    def _next_attempt(self) -> int:
+        """Attempts are numbered over all requests, so that an id that is used again is told from its former self."""
+        self._attempts += 1
+        return self._attempts
+
+    # --- place and dispatch -----------------------------------------------------------------------------------
+
     def _submit(self, now: int, event: Submit) -> list[Action]:
-        request = event.request
+        if not self._running:
+            self._looked_ns = now
+        request = replace(event.request, front_door=self._front_door, attempt=self._next_attempt())
+        running = Running(request, event.deadline_ns)
+        found = self._place(now, running)
+        if isinstance(found, NoCandidate):
+            return [Reject(event.request.request_id, "UnavailableError", "NO_WORKERS", str(found), RETRY_AFTER_MS)]
+        self._running[event.request.request_id] = running
+        return [self._dispatch(running, *found)]
+
+    def _place(
+        self, now: int, running: Running, refused: list[WorkerRef] | None = None
+    ) -> tuple[WorkerView, WorkerView] | NoCandidate:
+        """Workers for both roles."""
         view = self._builder.snapshot()
-        prefill = self._profile.place(now, view, "prefill", request)
-        decode = self._profile.place(now, view, "decode", request)
-        for place in (prefill, decode):
-            if isinstance(place, NoCandidate):
-                return [
-                    Reject(request.request_id, "UnavailableError", "NO_WORKERS", str(place), RETRY_AFTER_MS),
-                ]
-        assert not isinstance(prefill, NoCandidate)
-        assert not isinstance(decode, NoCandidate)
+        refused = running.refused if refused is None else refused
+        avoided = running.failed + self._silent(now)
+        prefill = self._profile.place(now, view, "prefill", running.request, refused, avoided, running.cached_on)
+        if isinstance(prefill, NoCandidate):
+            return prefill
         # A worker that hosts both stages decodes its own prompts: there is nothing to hand off.
-        target = prefill.worker if "decode" in prefill.report.roles else decode.worker
-        sent = replace(
-            request,
-            front_door=self._front_door,
+        if "decode" in prefill.report.roles:
+            return prefill, prefill
+        decode = self._profile.place(now, view, "decode", running.request, refused, avoided)
+        return decode if isinstance(decode, NoCandidate) else (prefill, decode)
+
+    def _dispatch(self, running: Running, prefill: WorkerView, decode: WorkerView) -> Action:
+        target = decode.worker
+        running.request = replace(
+            running.request,
             handoff_to=None if target == prefill.worker else target,
-            discipline=self._discipline(request),
+            discipline=self._discipline(running.request),
         )
-        self._running[request.request_id] = Running(sent, prefill.worker, target, event.deadline_ns)
-        self._builder.dispatched(prefill.worker, len(request.prompt))
+        running.prefill, running.decode, running.waits_until_ns = prefill.worker, target, None
+        running.cached_on = prefill.worker
+        self._builder.dispatched(prefill.worker, len(running.request.known_tokens))
         self._builder.reserve_decode(target, 1)
-        return [Dispatch(prefill.worker, sent)]
+        return Dispatch(prefill.worker, running.request)
 
     def _discipline(self, request: Request) -> Discipline:
         """Splitwise: long prompts are sent while they are computed, short ones when they are done."""
         least = self._config.early_grant_tokens
-        return Discipline.EARLY if least and len(request.prompt) >= least else Discipline.LATE
+        return Discipline.EARLY if least and len(request.known_tokens) >= least else Discipline.LATE
 
-    def _outputs(self, event: Outputs) -> list[Action]:
+    def _place_waiting(self, now: int) -> list[Action]:
+        """A worker reported: perhaps one that a request waits for."""
         actions: list[Action] = []
-        for output in event.outputs:
-            running = self._running.get(output.request_id)
-            if running is None or output.attempt != running.request.attempt:
-                continue
-            actions.append(Emit(output.request_id, (output,)))
-            if not running.decoding and (event.source == running.decode != running.prefill or output.finish):
-                running.decoding = True
-                self._builder.reserve_decode(running.decode, -1)
-            running.begun = running.begun or output.index == 0
-            if output.finish is not None:
-                running.end = output
-            failed = output.finish not in (None, FinishReason.STOP, FinishReason.LENGTH)
-            if running.end is not None and (running.begun or failed):
-                actions += self._finished(event.source, running, running.end)
+        for running in self._running.values():
+            if running.waits_until_ns is not None:
+                found = self._place(now, running)
+                if not isinstance(found, NoCandidate):
+                    actions.append(self._dispatch(running, *found))
         return actions
 
-    def _finished(self, source: WorkerRef, running: Running, output: RequestOutput) -> list[Action]:
-        """Forget a request; one that failed may still hold something on its other worker."""
-        del self._running[running.request.request_id]
-        if output.finish in (FinishReason.STOP, FinishReason.LENGTH):
-            return []
-        return self._cancel_remote([worker for worker in running.workers if worker != source], running, output.reason)
+    # --- follow -----------------------------------------------------------------------------------------------
+
+    def _output(self, now: int, source: WorkerRef, output: RequestOutput) -> list[Action]:
+        running = self._running.get(output.request_id)
+        if running is None or output.attempt != running.request.attempt:
+            # Late words of a worker that was given up: whatever it still does for this attempt is in vain.
+            late = CancelRemote(source, output.request_id, FinishReason.CANCELLED, "stale_attempt", output.attempt)
+            return [] if output.finish is not None else [late]
+        if may_move(output):
+            return self._failed(now, source, running, output)
+        if not running.decoding and (source == running.decode != running.prefill or output.finish):
+            self._decodes(running)
+        running.take(output)
+        actions: list[Action] = [Emit(output.request_id, (output,))]
+        if output.finish not in (None, *GOOD_ENDS):
+            self._drop(output.request_id)
+            others = [worker for worker in running.workers if worker != source]
+            actions += cancel_remote(others, running.request, output.reason)
+        elif running.complete:
+            self._drop(output.request_id)
+        return actions
+
+    def _decodes(self, running: Running) -> None:
+        """From here on, reports of its worker count it."""
+        running.decoding = True
+        if running.decode is not None:
+            self._builder.reserve_decode(running.decode, -1)
+
+    # --- move -------------------------------------------------------------------------------------------------
+
+    def _failed(self, now: int, source: WorkerRef, running: Running, output: RequestOutput) -> list[Action]:
+        """A worker could not do its part."""
+        if output.reason in REFUSALS:
+            running.refused.append(source)
+            if isinstance(self._place(now, running), NoCandidate):
+                return self._give_up(running, output, [worker for worker in running.workers if worker != source])
+        else:  # which end of a hand-off is to blame is not known
+            running.failed += running.workers
+        others = [worker for worker in running.workers if worker != source]
+        return self._move(now, running, output.reason.lower(), others, output)
+
+    def _lost(self, now: int, worker: WorkerRef, reason: str) -> list[Action]:
+        """A process is gone: its requests go on elsewhere, but for those that need it no more."""
+        actions: list[Action] = []
+        for running in list(self._running.values()):
+            if running.needs(worker):
+                others = [each for each in running.workers if each != worker]
+                message = f"worker {worker.worker_id} was lost ({reason})"
+                end = failure(running.request, "WORKER_LOST", message)
+                actions += self._move(now, running, "worker_lost", others, end)
+        return actions
+
+    def _gap(self, now: int, worker: WorkerRef) -> list[Action]:
+        """Tokens of a worker were lost on the way: its requests are computed again from what their clients have."""
+        actions: list[Action] = []
+        for running in list(self._running.values()):
+            if worker in running.workers:
+                end = failure(running.request, "STREAM_GAP", f"tokens from {worker.worker_id} were lost on the way")
+                actions += self._move(now, running, "stream_gap", running.workers, end)
+        return actions
+
+    def _leave_silent(self, now: int) -> list[Action]:
+        """Move requests from workers that are stuck, when others can take them."""
+        # A front door that was stuck itself has heard nobody, which says nothing about them.
+        if now - self._looked_ns > 2 * LOOK_EVERY_NS:
+            self._awake_since_ns = now
+        self._looked_ns = now
+        silent = self._silent(now)
+        actions: list[Action] = []
+        for running in list(self._running.values()):
+            stuck = [worker for worker in silent if running.needs(worker)]
+            if not stuck or isinstance(self._place(now, running, running.refused + silent), NoCandidate):
+                continue
+            running.failed += stuck
+            message = f"worker {stuck[0].worker_id} was silent for {self._config.move_silent_s:g} s"
+            end = failure(running.request, "WORKER_SILENT", message)
+            actions += self._move(now, running, "worker_silent", running.workers, end)
+        return actions
+
+    def _silent(self, now: int) -> list[WorkerRef]:
+        since = now - self._move_silent_ns
+        return self._builder.silent(since) if self._awake_since_ns <= since else []
+
+    def _move(
+        self, now: int, running: Running, reason: str, cancel: list[WorkerRef], end: RequestOutput
+    ) -> list[Action]:
+        """Give an attempt up and start the next one, or wait for a worker; `end` is the client's if there is none.
+
+        The workers to `cancel` are told first; one that cannot be told now finds out by the attempt number.
+        """
+        label = count_move(running, reason, self._config)
+        if label is None:
+            return self._give_up(running, end, cancel)
+        self._moves[label] += 1
+        actions: list[Action] = list(cancel_remote(cancel, running.request, reason))
+        self._release(running)
+        running.leave(next_attempt(running, self._next_attempt(), self._block_size))
+        found = self._place(now, running)
+        if isinstance(found, NoCandidate):
+            running.waits_until_ns = now + int(self._config.wait_for_worker_s * NS_PER_S)
+            return actions
+        return [*actions, self._dispatch(running, *found)]
+
+    def _give_up(self, running: Running, end: RequestOutput, cancel: list[WorkerRef]) -> list[Action]:
+        """No further attempt: a clean error that may be retried by the client."""
+        self._drop(running.request.request_id)
+        error = "OverloadedError" if end.reason == "OVERLOADED" else "UnavailableError"
+        tried = running.retries + running.continuations
+        message = f"{end.message}; it was dispatched {tried} times, send it again" if tried > 1 else end.message
+        actions: list[Action] = [Reject(end.request_id, error, end.reason, message, RETRY_AFTER_MS)]
+        return actions + list(cancel_remote(cancel, running.request, end.reason.lower()))
+
+    # --- end --------------------------------------------------------------------------------------------------
 
     def _cancel(self, event: Cancel) -> list[Action]:
         running = self._drop(event.request_id)
         if running is None:
             return []
-        return self._cancel_remote(running.workers, running, event.reason, event.finish)
-
-    def _lost(self, worker: WorkerRef, reason: str) -> list[Action]:
-        """A process is gone: its requests end, except those that have their first token and decode elsewhere."""
-        actions: list[Action] = []
-        for running in list(self._running.values()):
-            if worker not in running.workers or (running.decoding and running.begun and worker != running.decode):
-                continue
-            request_id = running.request.request_id
-            self._drop(request_id)
-            others = [each for each in running.workers if each != worker]
-            message = f"worker {worker.worker_id} was lost ({reason}); send the request again"
-            actions.append(Reject(request_id, "UnavailableError", "WORKER_LOST", message, RETRY_AFTER_MS))
-            actions += self._cancel_remote(others, running, "worker_lost")
-        return actions
+        return list(cancel_remote(running.workers, running.request, event.reason, event.finish))
 
     def _expire(self, now: int) -> list[Action]:
+        """End requests whose deadline, or whose time to wait for a worker, is over."""
         actions: list[Action] = []
-        for running in list(self._running.values()):
+        for request_id, running in list(self._running.items()):
             if running.deadline_ns is not None and running.deadline_ns <= now:
-                request_id = running.request.request_id
                 self._drop(request_id)
-                stage = "decode" if running.decoding else "prefill"
-                actions.append(Reject(request_id, "DeadlineError", "DEADLINE", f"the deadline passed in {stage}"))
-                actions += self._cancel_remote(running.workers, running, "deadline", FinishReason.DEADLINE)
+                message = f"the deadline passed in {running.stage}"
+                actions.append(Reject(request_id, "DeadlineError", "DEADLINE", message))
+                actions += cancel_remote(running.workers, running.request, "deadline", FinishReason.DEADLINE)
+            elif running.waits_until_ns is not None and running.waits_until_ns <= now:
+                self._drop(request_id)
+                message = f"no worker could go on with it ({running.why.replace('_', ' ')}); send it again"
+                actions.append(Reject(request_id, "UnavailableError", "NO_WORKERS", message, RETRY_AFTER_MS))
         return actions
 
     def _drop(self, request_id: str) -> Running | None:
         running = self._running.pop(request_id, None)
-        if running is not None and not running.decoding:
-            self._builder.reserve_decode(running.decode, -1)
+        if running is not None:
+            self._release(running)
         return running
 
-    def _cancel_remote(
-        self,
-        workers: list[WorkerRef],
-        running: Running,
-        reason: str,
-        finish: FinishReason = FinishReason.CANCELLED,
-    ) -> list[Action]:
-        return [CancelRemote(worker, running.request.request_id, finish, reason) for worker in workers]
+    def _release(self, running: Running) -> None:
+        """Give back the reservation of an attempt that has not decoded."""
+        if running.decode is not None and not running.decoding:
+            self._builder.reserve_decode(running.decode, -1)
+
+    # --- what others ask --------------------------------------------------------------------------------------
 
     @property
     def view(self) -> ClusterView:
         """What is known of the workers now."""
         return self._builder.snapshot()
 
+    @property
+    def moves(self) -> dict[str, int]:
+        """Attempts beyond the first, by `retried/<reason>` and `continued/<reason>`."""
+        return dict(self._moves)
+
     def next_wake(self) -> int | None:
-        """The first deadline."""
-        return min((r.deadline_ns for r in self._running.values() if r.deadline_ns is not None), default=None)
+        """The first deadline, end of a wait, or look for silent workers."""
+        if not self._running:
+            return None
+        times = [self._looked_ns + LOOK_EVERY_NS]
+        for running in self._running.values():
+            times += [time for time in (running.deadline_ns, running.waits_until_ns) if time is not None]
+        return min(times)
 
     def state(self) -> object:
         """Running requests and the folded view."""
         return {
-            "running": {
-                request_id: [
-                    running.request.attempt,
-                    [[ref.worker_id, ref.incarnation] for ref in (running.prefill, running.decode)],
-                    running.deadline_ns,
-                    running.decoding,
-                    running.begun,
-                    running.end is not None,
-                ]
-                for request_id, running in self._running.items()
-            },
+            "running": {request_id: running.state_fields() for request_id, running in self._running.items()},
             "view": self._builder.state(),
+            "attempts": self._attempts,
+            "looked_ns": self._looked_ns,
+            "awake_since_ns": self._awake_since_ns,
+            "moves": dict(self._moves),
         }
 
     def check(self) -> None:
-        """Reservations are those of the running requests."""
+        """Reservations are those of the running requests; one without workers waits for some."""
         waiting: dict[WorkerRef, int] = {}
         for running in self._running.values():
-            if not running.decoding:
+            assert (running.waits_until_ns is None) == (running.prefill is not None) == (running.decode is not None)
+            if running.decode is not None and not running.decoding:
                 waiting[running.decode] = waiting.get(running.decode, 0) + 1
         self._builder.check(waiting)
+
+
+def cancel_remote(
+    workers: list[WorkerRef], request: Request, reason: str, finish: FinishReason = FinishReason.CANCELLED
+) -> list[CancelRemote]:
+    """End a request's attempts up to the present one on some workers."""
+    return [CancelRemote(worker, request.request_id, finish, reason, request.attempt) for worker in workers]
+
+
+def failure(request: Request, reason: str, message: str) -> RequestOutput:
+    """The end of an attempt that no worker could tell."""
+    return RequestOutput(request.request_id, request.attempt, 0, (), FinishReason.ERROR, reason, message)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from services.core.clock import NS_PER_S
-from services.core.request import Request
+from services.core.request import Request, WorkerRef
 from services.router.config import RouterConfig
 from services.router.filters import FILTERS, Placement
 from services.router.pickers import PICKERS
@@ -34,16 +35,38 @@ class Profile:
         self._pick = PICKERS.get(config.picker)
         self._stale_report_ns = int(config.stale_report_s * NS_PER_S)
 
-    def place(self, now: int, view: ClusterView, role: str, request: Request) -> WorkerView | NoCandidate:
-        """The worker for one role of a request, or why there is none."""
+    def place(
+        self,
+        now: int,
+        view: ClusterView,
+        role: str,
+        request: Request,
+        refused: Collection[WorkerRef] = (),
+        avoided: Collection[WorkerRef] = (),
+        near: WorkerRef | None = None,
+    ) -> WorkerView | NoCandidate:
+        """The worker for one role of a request, or why there is none.
+
+        Args:
+            refused: workers that are no candidates.
+            avoided: workers that are taken only when there are no others.
+            near: a worker that is taken whatever it costs, unless it is refused or avoided.
+        """
         question = Placement(now, role, request, self._stale_report_ns)
         candidates = list(view.workers.values())
-        refused = []
+        counts = []
         for name, passes in self._filters:
             kept = [worker for worker in candidates if passes(question, worker)]
             if len(kept) < len(candidates):
-                refused.append((name, len(candidates) - len(kept)))
+                counts.append((name, len(candidates) - len(kept)))
             candidates = kept
-        if not candidates:
-            return NoCandidate(role, tuple(refused))
+        willing = [worker for worker in candidates if worker.worker not in refused]
+        if len(willing) < len(candidates):
+            counts.append(("willing", len(candidates) - len(willing)))
+        if not willing:
+            return NoCandidate(role, tuple(counts))
+        candidates = [worker for worker in willing if worker.worker not in avoided] or willing
+        for worker in candidates:
+            if worker.worker == near:
+                return worker
         return self._pick([(self._score(question, worker), worker) for worker in candidates])

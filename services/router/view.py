@@ -92,6 +92,10 @@ class ViewBuilder:
         if worker in self._decodes or change > 0:
             self._decodes[worker] = self._decodes.get(worker, 0) + change
 
+    def silent(self, since_ns: int) -> list[WorkerRef]:
+        """Workers whose last report came before `since_ns`."""
+        return [known.report.source for known in self._known.values() if known.reported_ns < since_ns]
+
     def snapshot(self) -> ClusterView:
         """The current view."""
         return ClusterView(

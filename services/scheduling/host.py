@@ -141,10 +141,10 @@ class WorkerCore:
             return [refuse(request, "DRAINING", "this worker is draining")]
         if not self._blocks.fits(request.max_num_tokens):
             return [refuse(request, "CONTEXT_LENGTH_EXCEEDED", "prompt plus output do not fit the KV pool")]
-        known = self._attempt(request.request_id)
-        if known is not None and known == request.attempt:
+        known = self._held(request.request_id)
+        if known is not None and (known.attempt == request.attempt or known.front_door != request.front_door):
             return [refuse(request, "DUPLICATE_REQUEST", "a request with this id is running on this worker")]
-        if known is not None and known > request.attempt:
+        if known is not None and known.attempt > request.attempt:
             return []
         actions = self._supersede(now, request) if known is not None else []
         return actions + stage.handle(now, replace(event, deadline_ns=self._deadline(request)))
@@ -158,18 +158,18 @@ class WorkerCore:
         until_attempt, _ = self._cancelled.get(request.request_id, (0, 0))
         return until_attempt is None or request.attempt <= until_attempt
 
-    def _attempt(self, request_id: str) -> int | None:
-        """The attempt of a request that is held here."""
-        return next((known.attempt for known in self._requests() if known.request_id == request_id), None)
+    def _held(self, request_id: str) -> Request | None:
+        """The attempt of a request that is here."""
+        return next((known for known in self._requests() if known.request_id == request_id), None)
 
     def _cancel(self, now: int, request_id: str, reason: str, attempt: int | None = None) -> list[Action]:
         """Release everything that the attempts up to `attempt` hold; the one who cancels needs no answer."""
-        known = self._attempt(request_id)
+        known = self._held(request_id)
         actions, notices = self._transfers.cancel(now, request_id, reason, attempt)
         actions += self._notices(now, notices)
         if known is None and not actions:
             self._cancelled[request_id] = (attempt, now + CANCELLED_KEPT_NS)
-        if known is None or (attempt is not None and known > attempt):
+        if known is None or (attempt is not None and known.attempt > attempt):
             return actions
         for stage in self._stages.values():
             stage.drop(request_id)
@@ -219,7 +219,8 @@ class WorkerCore:
     def _offered(self, now: int, notice: Offered) -> list[Action]:
         """Let the decode stage have an offer; it ends earlier attempts, and one of an earlier attempt is refused."""
         request_id, attempt = notice.request.request_id, notice.request.attempt
-        known = self._attempt(request_id) or 0
+        held = self._held(request_id)
+        known = 0 if held is None else held.attempt
         stage = self._stages.get(DECODE)
         if stage is None or attempt < known or self._is_cancelled(notice.request):
             return self._transfers.cancel(now, request_id, "superseded" if stage else "wrong_role", attempt)[0]

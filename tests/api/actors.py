@@ -111,7 +111,13 @@ class EchoWorker:
         request: Request = unpack(packed)
         self.dispatches = dispatch
         self.say(
-            RequestOutput(request.request_id, 1, 0, request.prompt[:1], marks=(Mark(MarkKind.FIRST_TOKEN, 1_000_000),))
+            RequestOutput(
+                request.request_id,
+                request.attempt,
+                0,
+                request.prompt[:1],
+                marks=(Mark(MarkKind.FIRST_TOKEN, 1_000_000),),
+            )
         )
         assert request.handoff_to is not None
         if request.request_id.startswith("echo"):
@@ -123,7 +129,7 @@ class EchoWorker:
         for index in range(1, len(request.prompt)):
             is_last = index + 1 == len(request.prompt)
             finish = FinishReason.STOP if is_last else None
-            self.say(RequestOutput(request.request_id, 1, index, (request.prompt[index],), finish))
+            self.say(RequestOutput(request.request_id, request.attempt, index, (request.prompt[index],), finish))
             await asyncio.sleep(0.002)
 
     async def cancel(self, event: Cancel) -> None:

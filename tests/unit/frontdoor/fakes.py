@@ -14,6 +14,7 @@ from services.core.actions import (
     Outputs,
     Reject,
     RequestOutput,
+    StreamGap,
     Submit,
     Tick,
     WorkerLost,
@@ -37,11 +38,13 @@ class FakeFlow:
     Attributes:
         events: everything that was handled.
         wake: what `next_wake` says.
+        scripted: actions for a StreamGap.
     """
 
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.wake: int | None = None
+        self.scripted: list[Action] = []
         self.workers: dict[str, SimpleNamespace] = {}
         self.sent_to: dict[str, WorkerRef] = {}
 
@@ -75,6 +78,8 @@ class FakeFlow:
                 self.workers.pop(event.worker.worker_id, None)
                 lost = [name for name, to in self.sent_to.items() if to == event.worker]
                 return [Reject(name, "UnavailableError", "WORKER_LOST", "its worker died", 500) for name in lost]
+            case StreamGap():
+                return self.scripted
             case Tick():
                 self.wake = None
         return []

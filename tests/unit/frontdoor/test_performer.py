@@ -1,10 +1,11 @@
 """The request flow's host: actions become calls and streams, what they cause comes back as events."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from services.core.actions import Cancel, Outputs, RequestOutput, Tick, WorkerLost
+from services.core.actions import Cancel, Dispatch, Outputs, RequestOutput, StreamGap, Tick, WorkerLost
 from services.core.clock import NS_PER_MS, NS_PER_S, VirtualClock
 from services.core.errors import (
     CancelledError,
@@ -156,18 +157,6 @@ def test_a_workers_bad_end_has_its_class(finish: FinishReason, reason: str, erro
         assert found.reason == reason
 
 
-async def test_a_first_token_that_died_with_its_worker_ends_the_request() -> None:
-    bench = Bench()
-    stream = bench.submit("silent.1")
-    bench.flow.sent_to.clear()  # the flow holds it for decoding elsewhere: it would let it go on
-    bench.calls.say(DECODE, RequestOutput("silent.1", 1, 1, (5,)))
-    bench.performer.worker_lost(DECODE, "not the one with the first token")
-    assert bench.performer.num_running == 1
-    bench.performer.worker_lost(PREFILL, "killed")
-    with pytest.raises(UnavailableError, match="lost with the first token"):
-        await read(stream)
-
-
 async def test_tokens_before_an_error_are_given_first() -> None:
     stream = Bench().submit("error.1")
     await settle()
@@ -251,15 +240,21 @@ async def test_an_id_can_be_used_again_and_the_old_stream_cannot_harm_it() -> No
     assert bench.performer.num_running == 1
 
 
-async def test_lost_items_end_only_the_requests_of_that_worker() -> None:
+async def test_lost_items_and_workers_are_told_to_the_flow() -> None:
     bench = Bench()
-    stream, queued = bench.submit("hang.1"), bench.submit("queue.1")
     bench.performer.items_lost(DECODE)
-    with pytest.raises(UnavailableError) as caught:
-        await read(stream)
-    assert caught.value.reason == "STREAM_GAP"
-    assert bench.performer.num_running == 1
-    queued.close()
+    bench.performer.worker_lost(PREFILL, "killed")
+    assert bench.flow.events == [StreamGap("frontdoor-1", DECODE), WorkerLost("frontdoor-1", PREFILL, "killed")]
+
+
+async def test_another_dispatch_is_a_retry_or_a_continuation_in_the_timeline() -> None:
+    bench = Bench()
+    stream = bench.submit("queue.1")
+    for attempt, resume in ((1, ()), (2, ()), (3, (7,))):
+        bench.flow.scripted = [Dispatch(PREFILL, replace(stream.request, attempt=attempt, resume=resume))]
+        bench.performer.items_lost(DECODE)
+    kinds = [entry.kind for entry in stream.timeline.entries]
+    assert kinds == [MarkKind.RECEIVED, MarkKind.DISPATCHED, MarkKind.RETRIED, MarkKind.CONTINUED]
 
 
 async def test_the_flow_gets_its_tick_and_every_decision_is_recorded() -> None:

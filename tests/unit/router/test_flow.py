@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from services.core.actions import (
     Action,
@@ -15,13 +16,12 @@ from services.core.actions import (
     RequestOutput,
     Submit,
     Tick,
-    WorkerLost,
     WorkerReport,
 )
 from services.core.request import Discipline, FinishReason, WorkerRef
 from services.router.config import RouterConfig
 from services.router.flow import RequestFlow
-from tests.factories import make_request
+from tests.factories import BLOCK_SIZE, make_request
 
 S = 1_000_000_000
 
@@ -34,8 +34,8 @@ def report(worker: WorkerRef, roles: tuple[str, ...], sequence: int = 1, **field
 P0, P1, D0, D1 = (WorkerRef(name, 1) for name in ("prefill-0", "prefill-1", "decode-0", "decode-1"))
 
 
-def flow_with(*reports: WorkerReport) -> RequestFlow:
-    flow = RequestFlow("door", RouterConfig())
+def flow_with(*reports: WorkerReport, **config: Any) -> RequestFlow:
+    flow = RequestFlow("door", RouterConfig(**config), BLOCK_SIZE)
     for each in reports:
         flow.handle(0, each)
     return flow
@@ -109,7 +109,8 @@ def test_tokens_pass_and_the_end_is_forgotten() -> None:
     last = output("r", 1, FinishReason.STOP)
     assert flow.handle(3, Outputs(D0, (last,))) == [Emit("r", (last,))]
     assert flow.next_wake() is None
-    assert flow.handle(4, Outputs(D0, (output("r", 2),))) == [], "late outputs of a finished request are dropped"
+    late = CancelRemote(D0, "r", FinishReason.CANCELLED, "stale_attempt", 1)
+    assert flow.handle(4, Outputs(D0, (output("r", 2),))) == [late], "late tokens are dropped, their source is stopped"
     flow.check()
 
 
@@ -122,39 +123,11 @@ def test_the_end_may_overtake_the_first_token() -> None:
     flow.check()
 
 
-def test_outputs_of_an_old_attempt_are_dropped() -> None:
+def test_a_failure_that_would_come_again_releases_the_other_worker() -> None:
     flow = started()
-    assert flow.handle(2, Outputs(P0, (replace(output("r", 0), attempt=0),))) == []
-
-
-def test_a_failure_on_one_worker_releases_the_other() -> None:
-    flow = started()
-    failed = output("r", 1, FinishReason.ERROR, "KV_TRANSFER_FAILED")
+    failed = replace(output("r", 1, FinishReason.ERROR, "STEP_FAILED"), token_ids=())
     actions = flow.handle(2, Outputs(P0, (failed,)))
-    assert actions == [Emit("r", (failed,)), CancelRemote(D0, "r", FinishReason.CANCELLED, "KV_TRANSFER_FAILED")]
-
-
-def test_losing_prefill_matters_only_before_decode_has_spoken() -> None:
-    flow = started()
-    actions = flow.handle(2, WorkerLost("x", P0, "killed"))
-    assert isinstance(actions[0], Reject)
-    assert actions[0].retry_after_ms
-    assert actions[1:] == [CancelRemote(D0, "r", FinishReason.CANCELLED, "worker_lost")]
-    flow = started()
-    flow.handle(2, Outputs(D0, (output("r", 1),)))
-    assert isinstance(flow.handle(3, WorkerLost("x", P0, "killed"))[0], Reject), "the first token died with it"
-    flow = started()
-    flow.handle(2, Outputs(P0, (output("r", 0),)))
-    flow.handle(2, Outputs(D0, (output("r", 1),)))
-    assert flow.handle(3, WorkerLost("x", P0, "killed")) == []
-    assert isinstance(flow.handle(4, WorkerLost("x", D0, "killed"))[0], Reject)
-    flow.check()
-
-
-def test_a_new_process_of_the_same_name_means_that_the_old_one_is_lost() -> None:
-    flow = started()
-    actions = flow.handle(2, report(WorkerRef("decode-0", 2), ("decode",)))
-    assert isinstance(actions[0], Reject)
+    assert actions == [Emit("r", (failed,)), CancelRemote(D0, "r", FinishReason.CANCELLED, "STEP_FAILED", 1)]
     flow.check()
 
 
@@ -163,6 +136,7 @@ def test_cancel_and_deadline_reach_every_worker() -> None:
     cancelled = flow.handle(2, Cancel("door", "r", FinishReason.CANCELLED, "client"))
     assert [action.to for action in cancelled if isinstance(action, CancelRemote)] == [P0, D0]
     flow = started()
+    flow.handle(9 * S - 5, Tick("door"))
     assert flow.next_wake() == 9 * S
     actions = flow.handle(9 * S, Tick("door"))
     assert isinstance(actions[0], Reject)
