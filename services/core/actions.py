@@ -148,6 +148,10 @@ class WorkerReport:
         dispatch_sequence: number of dispatches of the addressed front door seen so far.
         store_address: host:port of this worker's TCPStore.
         leases, transfers, tasks: live counts, for leak checks.
+        stages: stages it hosts beside those of its roles too, for requests that are sent there on purpose.
+        waiting_offers: hand-offs that wait for blocks here.
+        back_pressure: why the oldest of them waits, "" when none does.
+        counters: how often something happened that nobody asked for, by `kind/reason`.
     """
 
     source: WorkerRef
@@ -167,6 +171,10 @@ class WorkerReport:
     leases: int
     transfers: int
     tasks: int
+    stages: tuple[str, ...] = ()
+    waiting_offers: int = 0
+    back_pressure: str = ""
+    counters: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ class Request:
         deadline_unix_ms: the client's absolute deadline, or None.
         handoff_to: worker that decodes; None means decode where the prompt was computed.
         discipline: early or late grant; meaningless without `handoff_to`.
+        priority: higher goes first where the configured order looks at it; below 0 may be shed first.
         resume: output tokens that the client has from earlier attempts; the next one has index `len(resume)`.
         hash_root: what the chain of `block_hashes` starts from; it can be made longer with this.
     """
@@ -85,6 +86,7 @@ class Request:
     deadline_unix_ms: int | None = None
     handoff_to: WorkerRef | None = None
     discipline: Discipline = Discipline.LATE
+    priority: int = 0
     resume: tuple[int, ...] = ()
     hash_root: bytes = b""
 
@@ -92,6 +94,10 @@ class Request:
     def known_tokens(self) -> tuple[int, ...]:
         """What prefill computes: the prompt, and the output so far of a request that is continued."""
         return self.prompt + self.resume
+
+    def deadline_ns(self, unix_offset_ns: int) -> int | None:
+        """The client's deadline on a monotonic clock that lies `unix_offset_ns` behind Unix time."""
+        return None if self.deadline_unix_ms is None else self.deadline_unix_ms * 1_000_000 - unix_offset_ns
 
     @property
     def max_num_tokens(self) -> int:

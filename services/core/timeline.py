@@ -30,6 +30,7 @@ class MarkKind(StrEnum):
     HANDOFF_GRANTED = "handoff_granted"
     HANDOFF_COMMITTED = "handoff_committed"
     DECODE_START = "decode_start"
+    PREEMPTED = "preempted"
     FIRST_TOKEN = "first_token"
     FINISHED = "finished"
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from services.core.actions import Action, Emit, RequestOutput
-from services.core.request import Request
+from services.core.request import Discipline, Request
 from services.core.timeline import MarkKind
 from services.decode.config import DecodeConfig
-from services.decode.intake import IntakeQueue, WaitingOffer, accepts
+from services.decode.intake import BackPressure, IntakeLoad, IntakeQueue, WaitingOffer, back_pressure
+from services.kvcache.block import num_blocks
 from services.kvcache.block_manager import BlockManager
 from services.kvcache.transfer import Transfers
 from services.kvcache.transfer_entry import Committed, OfferDropped, Offered, Revoked
@@ -23,9 +26,15 @@ class DecodeStage:
     """
 
     def __init__(
-        self, config: DecodeConfig, scheduler: MixedScheduler, blocks: BlockManager, transfers: Transfers
+        self,
+        config: DecodeConfig,
+        scheduler: MixedScheduler,
+        blocks: BlockManager,
+        transfers: Transfers,
+        unix_offset_ns: int,
     ) -> None:
         self._config = config
+        self._unix_offset_ns = unix_offset_ns
         self._scheduler = scheduler
         self._blocks = blocks
         self._transfers = transfers
@@ -37,7 +46,7 @@ class DecodeStage:
         match event:
             case Offered():
                 self._granted.pop(event.transfer_id, None)
-                self._intake.add(WaitingOffer(event.transfer_id, event.request, event.num_tokens))
+                self._intake.add(WaitingOffer(event.transfer_id, event.request, event.num_tokens, now))
             case OfferDropped():
                 self._intake.remove(event.transfer_id)
                 self._granted.pop(event.transfer_id, None)
@@ -58,13 +67,21 @@ class DecodeStage:
     def pump(self, now: int) -> list[Action]:
         """Grant offers in order while the accept rule holds."""
         actions: list[Action] = []
-        while (offer := self._intake.head()) is not None and self._accepts(offer):
+        pressure: BackPressure | None = None
+        while (offer := self._intake.head()) is not None:
+            pressure = back_pressure(offer, self._intake_load(), self._config)
+            if pressure is not None:
+                break
             granted = self._transfers.grant(now, offer.transfer_id)
-            if granted is None:
+            if granted is None:  # it fits, but only below the watermark
+                pressure = BackPressure.BLOCKS
                 break
             self._intake.remove(offer.transfer_id)
             self._granted[offer.transfer_id] = offer
             actions += granted
+        self._intake.hold_back(pressure)
+        waits = offer is not None and pressure is BackPressure.BLOCKS
+        self._scheduler.promise(len(self._granted), offer.arrived_ns if offer is not None and waits else None)
         return actions
 
     def drop(self, request_id: str) -> Request | None:
@@ -81,26 +98,42 @@ class DecodeStage:
         return [offer.request for offer in [*self._intake.offers(), *self._granted.values()]]
 
     def state(self) -> object:
-        """Transfer ids in their order."""
-        return {"intake": [offer.transfer_id for offer in self._intake.offers()], "granted": list(self._granted)}
+        """Offers in their order, and the transfers that were granted."""
+        return {"intake": self._intake.state(), "granted": list(self._granted)}
 
-    def _accepts(self, offer: WaitingOffer) -> bool:
-        waiting = [state for state in self._scheduler.decodes if state.num_new_outputs == 1]
-        tokens = [state.num_computed for state in waiting] + [each.num_tokens for each in self._granted.values()]
-        return self._scheduler.num_running + len(self._granted) < self._scheduler.max_sequences and accepts(
-            offer.num_tokens,
-            waiting_blocks=sum(-(-count // self._blocks.block_size) for count in tokens),
-            free=self._blocks.free_blocks,
+    def pressure(self) -> tuple[int, str]:
+        """Offers that wait, and why."""
+        return len(self._intake), self._intake.pressure or ""
+
+    def counts(self) -> Counter[str]:
+        """How often an offer began to wait."""
+        return Counter({f"held_back/{reason}": count for reason, count in self._intake.held_back.items()})
+
+    def _intake_load(self) -> IntakeLoad:
+        """Requests that were accepted and have not had a decode step, and what else the accept rule looks at."""
+        scheduler, size = self._scheduler, self._blocks.block_size
+        granted = self._granted.values()
+        early = [each.num_tokens for each in granted if each.request.discipline is Discipline.EARLY]
+        waiting = [each.num_tokens for each in granted if each.request.discipline is Discipline.LATE]
+        waiting += [state.num_computed for state in scheduler.decodes if state.num_new_outputs == 1]
+        return IntakeLoad(
             total=self._blocks.total,
-            share=self._config.max_waiting_block_share,
-            block_size=self._blocks.block_size,
+            free=self._blocks.free_blocks,
+            block_size=size,
+            places=scheduler.max_running - scheduler.num_running - len(self._granted),
+            waiting_blocks=sum(num_blocks(tokens, size) for tokens in waiting),
+            early_blocks=sum(num_blocks(tokens, size) for tokens in early),
+            num_preempted=scheduler.num_preempted,
+            blocked_since=scheduler.blocked_since,
         )
 
     def _commit(self, now: int, event: Committed) -> None:
         """Decode goes on from the token that prefill sampled: it is never computed again."""
         request = event.request
         self._granted.pop(f"{request.request_id}/{request.attempt}", None)
-        state = RequestState(request, DECODE, [*request.known_tokens, event.first_token], now)
+        deadline_ns = request.deadline_ns(self._unix_offset_ns)
+        tokens = [*request.known_tokens, event.first_token]
+        state = RequestState(request, DECODE, tokens, event.offered_ns, deadline_ns)
         state.num_computed = event.num_tokens
         state.blocks = list(event.blocks)
         state.mark(MarkKind.HANDOFF_OFFERED, event.offered_ns)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from services.core.actions import Action, Emit, RequestOutput, Submit
 from services.core.request import Discipline, FinishReason, Request
 from services.core.timeline import MarkKind
@@ -55,6 +57,14 @@ class PrefillStage:
     def held(self) -> list[Request]:
         """Requests that are being handed off."""
         return self._handoffs.requests()
+
+    def pressure(self) -> tuple[int, str]:
+        """Prompts wait in the scheduler alone."""
+        return 0, ""
+
+    def counts(self) -> Counter[str]:
+        """Refusals are counted where they end requests."""
+        return Counter()
 
     def state(self) -> object:
         """Ids of the requests that are being handed off."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -55,6 +56,12 @@ class Stage(Protocol):
     def held(self) -> list[Request]:
         """Requests that this stage holds outside the scheduler."""
 
+    def pressure(self) -> tuple[int, str]:
+        """Requests that wait outside the scheduler to be taken in, and why the oldest of them waits ("": none does)."""
+
+    def counts(self) -> Counter[str]:
+        """How often something was held back, by `kind/reason`."""
+
     def state(self) -> object:
         """Declared state as plain values."""
 
@@ -72,6 +79,9 @@ class Load:
     leases: int
     transfers: int
     tasks: int
+    waiting_offers: int
+    back_pressure: str
+    counters: tuple[tuple[str, int], ...]
 
 
 class WorkerCore:
@@ -98,6 +108,7 @@ class WorkerCore:
         self._unix_offset_ns = unix_offset_ns
         self._cancelled: dict[str, tuple[int | None, int]] = {}
         self._draining = False
+        self._ended: Counter[str] = Counter()
 
     def handle(self, now: int, event: Event) -> list[Action]:
         """One event in, the actions it causes out; ends with the next step when none is running."""
@@ -125,6 +136,7 @@ class WorkerCore:
         for stage in self._stages.values():
             actions += stage.pump(now)
         actions += self._schedule(now)
+        self._count_ends(actions)
         return merge_emits(actions)
 
     # --- events -----------------------------------------------------------------------------------------------
@@ -139,7 +151,9 @@ class WorkerCore:
             return [refuse(request, "WRONG_ROLE", "this worker does not host the prefill stage")]
         if self._draining:
             return [refuse(request, "DRAINING", "this worker is draining")]
-        if not self._blocks.fits(request.max_num_tokens):
+        # What is decoded elsewhere grows there: that worker checks for itself.
+        longest = request.max_num_tokens if request.handoff_to is None else len(request.known_tokens)
+        if not self._blocks.fits(longest):
             return [refuse(request, "CONTEXT_LENGTH_EXCEEDED", "prompt plus output do not fit the KV pool")]
         known = self._held(request.request_id)
         if known is not None and (known.attempt == request.attempt or known.front_door != request.front_door):
@@ -224,6 +238,8 @@ class WorkerCore:
         stage = self._stages.get(DECODE)
         if stage is None or attempt < known or self._is_cancelled(notice.request):
             return self._transfers.cancel(now, request_id, "superseded" if stage else "wrong_role", attempt)[0]
+        if not self._blocks.fits(notice.request.max_num_tokens):
+            return self._transfers.cancel(now, request_id, "context_length_exceeded", attempt)[0]
         actions = self._supersede(now, notice.request) if 0 < known < attempt else []
         return actions + stage.handle(now, notice)
 
@@ -241,7 +257,7 @@ class WorkerCore:
         return actions
 
     def _schedule(self, now: int) -> list[Action]:
-        batch = self._scheduler.schedule()
+        batch = self._scheduler.schedule(now)
         if batch is None:
             return []
         actions: list[Action] = []
@@ -249,12 +265,16 @@ class WorkerCore:
             actions += self._stages[state.stage].handle(now, Admitted(state))
         return [*actions, RunStep(batch)]
 
+    def _count_ends(self, actions: Sequence[Action]) -> None:
+        """Every request that ends without its full output is counted by reason."""
+        for action in actions:
+            if isinstance(action, Emit):
+                self._ended.update(f"ended/{output.reason}" for output in action.outputs if output.reason)
+
     # --- facts ------------------------------------------------------------------------------------------------
 
     def _deadline(self, request: Request) -> int | None:
-        if request.deadline_unix_ms is None:
-            return None
-        return request.deadline_unix_ms * 1_000_000 - self._unix_offset_ns
+        return request.deadline_ns(self._unix_offset_ns)
 
     def _requests(self) -> list[Request]:
         """Every request that holds something here, once."""
@@ -272,6 +292,7 @@ class WorkerCore:
     def load(self) -> Load:
         """Counts for the worker's report."""
         decodes = self._scheduler.decodes
+        pressures = [stage.pressure() for stage in self._stages.values()]
         return Load(
             kv_blocks_total=self._blocks.total,
             kv_blocks_used=self._blocks.used,
@@ -282,7 +303,22 @@ class WorkerCore:
             leases=self._transfers.num_leases,
             transfers=self._transfers.num_transfers,
             tasks=len(self._requests()),
+            waiting_offers=sum(waiting for waiting, _ in pressures),
+            back_pressure=next((reason for _, reason in pressures if reason), ""),
+            counters=tuple(self.counters().items()),
         )
+
+    def counters(self) -> Counter[str]:
+        """How often something happened that nobody asked for, by `kind/reason`: ended, preempted, held_back."""
+        total = Counter({f"preempted/{reason}": count for reason, count in self._scheduler.preemptions.items()})
+        for stage in self._stages.values():
+            total.update(stage.counts())
+        return total + self._ended
+
+    @property
+    def hosted(self) -> tuple[str, ...]:
+        """Names of the hosted stages."""
+        return tuple(self._stages)
 
     @property
     def draining(self) -> bool:
@@ -303,6 +339,7 @@ class WorkerCore:
             "stages": {name: stage.state() for name, stage in self._stages.items()},
             "cancelled": {key: list(each) for key, each in self._cancelled.items()},
             "draining": self._draining,
+            "ended": dict(self._ended),
         }
 
     def check(self) -> None:

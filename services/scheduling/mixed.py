@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
+from operator import attrgetter
 
 from services.core.batch import Row, SampleSpec, ScheduledBatch, StepOutput
+from services.core.clock import NS_PER_S
+from services.core.timeline import MarkKind
 from services.kvcache.block_manager import BlockManager
 from services.scheduling.config import SchedulerConfig
-from services.scheduling.waiting import RequestState, WaitingQueue
+from services.scheduling.preemption import NO_BLOCKS, choose_victim, tokens_to_cover
+from services.scheduling.token_budget import TokenBudget
+from services.scheduling.waiting import ORDERS, RequestState, WaitingQueue
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +40,45 @@ class MixedScheduler:
     """
 
     def __init__(self, config: SchedulerConfig, blocks: BlockManager) -> None:
-        self._config = config
+        self._budget = TokenBudget.of(config)
+        self._order = ORDERS.get(config.order)
+        self._ageing_ns = int(config.ageing_s * NS_PER_S)
+        self._max_preemptions = config.max_preemptions
         self._blocks = blocks
         self._states: dict[str, RequestState] = {}
-        self._waiting = WaitingQueue(config.order)
+        self._waiting = WaitingQueue()
         self._running: list[RequestState] = []
         self._in_flight: list[tuple[RequestState, int]] = []
         self._next_step = 1
         self._admitted: list[RequestState] = []
-        self.preemptions = 0
+        self._promised = 0
+        self._oldest_outside: int | None = None
+        self._blocked: RequestState | None = None
+        self.preemptions: Counter[str] = Counter()
 
     # --- membership -------------------------------------------------------------------------------------------
 
     def add(self, state: RequestState) -> None:
         """A request without KV; it waits for blocks."""
         self._states[state.request.request_id] = state
+        state.order = self._order(state, self._ageing_ns)
         self._waiting.push(state)
 
     def add_running(self, state: RequestState) -> None:
-        """A request whose blocks and KV are here already."""
+        """A request whose blocks and KV are here already; its place was promised."""
         self._states[state.request.request_id] = state
+        state.order = self._order(state, self._ageing_ns)
         self._running.append(state)
+
+    def promise(self, places: int, oldest_outside: int | None) -> None:
+        """What a stage keeps outside the scheduler that competes with waiting requests.
+
+        Args:
+            places: requests that have blocks already and will be added running.
+            oldest_outside: arrival of the oldest one that waits for blocks; nothing younger is admitted before it.
+        """
+        self._promised = places
+        self._oldest_outside = oldest_outside
 
     def get(self, request_id: str) -> RequestState | None:
         """A request of this worker."""
@@ -73,19 +96,20 @@ class MixedScheduler:
             self._running.remove(state)
         else:
             self._waiting.remove(state)
+        if state is self._blocked:
+            self._blocked = None
         if not state.in_flight:
             self._free(state)
 
     # --- one step ---------------------------------------------------------------------------------------------
 
-    def schedule(self) -> ScheduledBatch | None:
+    def schedule(self, now: int) -> ScheduledBatch | None:
         """The next step's batch, or None when nothing can run or a step is running."""
         if self._in_flight:
             return None
-        rows: list[Row] = []
-        budget = self._schedule_decodes(rows, self._config.max_batch_tokens)
-        budget = self._schedule_chunks(rows, budget)
-        self._schedule_waiting(rows, budget)
+        self._running.sort(key=attrgetter("order"))
+        rows = self._decode_rows(now)
+        self._add_prompt_rows(rows, self._budget.total - len(rows))
         if not rows:
             return None
         self._in_flight = [(self._states[row.request_id], len(row.token_ids)) for row in rows]
@@ -95,55 +119,61 @@ class MixedScheduler:
         self._next_step += 1
         return batch
 
-    def _schedule_decodes(self, rows: list[Row], budget: int) -> int:
-        """One token for every running decode; without a free block the last request is preempted."""
+    def _decode_rows(self, now: int) -> list[Row]:
+        """One token for every running decode; when blocks run out, those last in order lose theirs."""
+        rows: list[Row] = []
+        taken: set[str] = set()
         for state in list(self._running):
-            if budget == 0:
-                break
-            if state not in self._running or not state.is_decoding:
+            if not state.is_decoding:  # a prompt, or preempted for one of those before it
                 continue
             while not self._blocks.extend(state.blocks, len(state.tokens)):
-                victim = self._victim(rows)
-                if victim is None:
-                    break
-                self._preempt(victim)
+                victim = choose_victim(self._running, taken, self._max_preemptions)
+                assert victim is not None, "whoever may need a block may itself be preempted"
+                self._preempt(now, victim)
                 if victim is state:
                     break
             else:
+                taken.add(state.request.request_id)
                 rows.append(self._row(state, 1))
-                budget -= 1
-        return budget
+        return rows
 
-    def _schedule_chunks(self, rows: list[Row], budget: int) -> int:
-        """Go on with prompts that have their blocks."""
-        for state in self._running:
-            if budget == 0:
-                break
-            if state.num_uncomputed > 0 and not state.is_decoding:
-                chunk = min(state.num_uncomputed, budget)
-                rows.append(self._row(state, chunk))
-                budget -= chunk
-        return budget
+    def _add_prompt_rows(self, rows: list[Row], left: int) -> None:
+        """Chunks of prompts, running and waiting ones together, in order, until the budget is used."""
+        prompts = [state for state in self._running if not state.is_decoding]
+        self._blocked = None
+        while left > 0:
+            state = self._waiting.head() if self._blocked is None else None
+            if state is not None and (not prompts or state.num_preemptions or state.order < prompts[0].order):
+                if not self._admit(state):
+                    self._blocked = state
+                    continue
+            elif prompts:
+                state = prompts.pop(0)
+            else:
+                return
+            count = self._budget.chunk(state.num_computed, state.num_uncomputed, left)
+            rows.append(self._row(state, count))
+            left -= count
 
-    def _schedule_waiting(self, rows: list[Row], budget: int) -> None:
-        """Admit waiting requests in order while blocks for all their known tokens are there."""
-        while budget > 0 and len(self._running) < self._config.max_sequences:
-            state = self._waiting.head()
-            if state is None:
-                return
-            got = self._blocks.allocate(len(state.tokens), state.request.block_hashes, len(state.tokens) - 1)
-            if got is None:
-                return
-            self._waiting.remove(state)
-            state.blocks = got.blocks
-            state.num_computed = got.cached_blocks * self._blocks.block_size
-            if state.num_preemptions == 0:
-                state.cached_tokens = state.num_computed
-            self._running.append(state)
-            self._admitted.append(state)
-            chunk = min(state.num_uncomputed, budget)
-            rows.append(self._row(state, chunk))
-            budget -= chunk
+    def _admit(self, state: RequestState) -> bool:
+        """Blocks for all known tokens of a waiting request, as many as possible from the prefix cache."""
+        if len(self._running) + self._promised >= self._budget.max_running:
+            return False
+        outside = self._oldest_outside
+        if outside is not None and outside < state.arrived_ns and not state.num_preemptions:
+            return False
+        tokens = tokens_to_cover(state, self._max_preemptions)
+        got = self._blocks.allocate(tokens, state.request.block_hashes, len(state.tokens) - 1)
+        if got is None:
+            return False
+        self._waiting.remove(state)
+        state.blocks = got.blocks
+        state.num_computed = got.cached_blocks * self._blocks.block_size
+        if state.num_preemptions == 0:
+            state.cached_tokens = state.num_computed
+        self._running.append(state)
+        self._admitted.append(state)
+        return True
 
     def _row(self, state: RequestState, count: int) -> Row:
         start, end = state.num_computed, state.num_computed + count
@@ -154,21 +184,15 @@ class MixedScheduler:
             state.request.request_id, tuple(state.tokens[start:end]), start, tuple(state.blocks[:covering]), sample
         )
 
-    def _victim(self, rows: Sequence[Row]) -> RequestState | None:
-        """The most recently admitted request that may lose its blocks."""
-        taken = {row.request_id for row in rows}
-        for state in reversed(self._running):
-            if not state.pinned and state.request.request_id not in taken:
-                return state
-        return None
-
-    def _preempt(self, state: RequestState) -> None:
+    def _preempt(self, now: int, state: RequestState) -> None:
+        """Take a request's blocks; it waits and computes its known tokens again."""
         self._running.remove(state)
         self._free(state)
         state.num_computed = 0
         state.num_preemptions += 1
-        self.preemptions += 1
-        self._waiting.push_preempted(state)
+        state.mark(MarkKind.PREEMPTED, now)
+        self.preemptions[NO_BLOCKS] += 1
+        self._waiting.push(state)
 
     def pop_admitted(self) -> list[RequestState]:
         """Requests that got their blocks since the last call."""
@@ -216,9 +240,19 @@ class MixedScheduler:
     # --- what others ask --------------------------------------------------------------------------------------
 
     @property
-    def max_sequences(self) -> int:
+    def max_running(self) -> int:
         """Most requests that may hold blocks."""
-        return self._config.max_sequences
+        return self._budget.max_running
+
+    @property
+    def blocked_since(self) -> int | None:
+        """Arrival of the waiting request that the last step had no blocks or no place for."""
+        return None if self._blocked is None else self._blocked.arrived_ns
+
+    @property
+    def num_preempted(self) -> int:
+        """Requests that lost their blocks and wait for new ones."""
+        return self._waiting.num_preempted
 
     @property
     def step_running(self) -> bool:
@@ -258,15 +292,19 @@ class MixedScheduler:
             "running": [state.request.request_id for state in self._running],
             "in_flight": [[state.request.request_id, count, state.removed] for state, count in self._in_flight],
             "next_step": self._next_step,
-            "preemptions": self.preemptions,
+            "promised": [self._promised, self._oldest_outside],
+            "blocked": self._blocked.request.request_id if self._blocked else None,
+            "preemptions": dict(self.preemptions),
         }
 
     def check(self) -> None:
         """Every request is waiting without blocks or running with enough of them."""
         waiting, running = list(self._waiting), self._running
         assert len(waiting) + len(running) == len(self._states)
+        assert len(running) + self._promised <= self._budget.max_running
         for state in waiting:
             assert not state.blocks and state.num_computed == 0, state
         for state in running:
+            assert state.num_preemptions <= self._max_preemptions, state
             covered = len(state.blocks) * self._blocks.block_size
             assert state.num_computed <= min(covered, len(state.tokens)), state

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from services.core.clock import NS_PER_S
 from services.core.registry import Registry
 from services.core.request import Request
 from services.core.timeline import Mark, MarkKind
@@ -27,6 +28,7 @@ class RequestState:
         in_flight: a row of it is in the running step.
         removed: it is over, but its blocks are held until the running step ends.
         pinned: a hand-off is sending its blocks; it is never preempted.
+        order: its key in the configured order; the lowest runs first and is preempted last.
         marks: timeline marks that were not sent yet.
     """
 
@@ -42,6 +44,7 @@ class RequestState:
     in_flight: bool = False
     removed: bool = False
     pinned: bool = False
+    order: tuple[int, ...] = ()
     digests: list[str] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
 
@@ -83,25 +86,49 @@ class RequestState:
         return fields
 
 
-OrderKey = Callable[[RequestState], tuple[int, ...]]
+OrderKey = Callable[[RequestState, int], tuple[int, ...]]
+"""(request, ageing in ns) -> key. A key never changes: what ages is the advantage over those that come later, so two
+requests never swap places while they wait, and from some age on a request goes before every new one."""
 ORDERS: Registry[OrderKey] = Registry("order", "scheduler.order")
+TOKENS_PER_AGEING = 1000
+NO_DEADLINE_NS = 600 * NS_PER_S
+"""What a request without a deadline is given under `edf`."""
 
 
 @ORDERS.register("fcfs")
-def first_come_first_served(state: RequestState) -> tuple[int, ...]:
+def first_come_first_served(state: RequestState, _ageing_ns: int) -> tuple[int, ...]:
     """By arrival on this worker."""
     return (state.arrived_ns,)
 
 
+@ORDERS.register("priority")
+def highest_priority_first(state: RequestState, ageing_ns: int) -> tuple[int, ...]:
+    """By priority; each level is worth `ageing` of waiting."""
+    return (state.arrived_ns - state.request.priority * ageing_ns, state.arrived_ns)
+
+
+@ORDERS.register("shortest_first")
+def shortest_first(state: RequestState, ageing_ns: int) -> tuple[int, ...]:
+    """By tokens to compute when it arrived; 1000 fewer are worth `ageing` of waiting."""
+    known = len(state.request.prompt) + len(state.request.resume)
+    return (state.arrived_ns + known * ageing_ns // TOKENS_PER_AGEING, state.arrived_ns)
+
+
+@ORDERS.register("edf")
+def earliest_deadline_first(state: RequestState, _ageing_ns: int) -> tuple[int, ...]:
+    """By the client's deadline; new deadlines lie in the future, so time alone brings everyone to the front."""
+    deadline = state.arrived_ns + NO_DEADLINE_NS if state.deadline_ns is None else state.deadline_ns
+    return (deadline, state.arrived_ns)
+
+
 class WaitingQueue:
-    """Requests without blocks, in the order of a registered key; equal keys keep their order of arrival.
+    """Requests without blocks, by their order; equal ones keep their order of arrival.
 
     Preempted requests go first whatever the order: they have cost work already (Sarathi-Serve).
     """
 
-    def __init__(self, order: str) -> None:
-        self._key = ORDERS.get(order)
-        self._preempted: deque[RequestState] = deque()
+    def __init__(self) -> None:
+        self._preempted: list[RequestState] = []
         self._queue: list[RequestState] = []
 
     def __len__(self) -> int:
@@ -111,17 +138,14 @@ class WaitingQueue:
         yield from self._preempted
         yield from self._queue
 
-    def push(self, state: RequestState) -> None:
-        """Add a new request in its place."""
-        key = self._key(state)
-        at = len(self._queue)
-        while at > 0 and self._key(self._queue[at - 1]) > key:
-            at -= 1
-        self._queue.insert(at, state)
+    @property
+    def num_preempted(self) -> int:
+        """Requests that had blocks before."""
+        return len(self._preempted)
 
-    def push_preempted(self, state: RequestState) -> None:
-        """Put a preempted request before all others."""
-        self._preempted.appendleft(state)
+    def push(self, state: RequestState) -> None:
+        """Add a request in its place."""
+        insort(self._preempted if state.num_preemptions else self._queue, state, key=lambda each: each.order)
 
     def head(self) -> RequestState | None:
         """The next request to take."""
@@ -129,5 +153,4 @@ class WaitingQueue:
 
     def remove(self, state: RequestState) -> None:
         """Take a request out."""
-        queue = self._preempted if state in self._preempted else self._queue
-        queue.remove(state)
+        (self._preempted if state.num_preemptions else self._queue).remove(state)

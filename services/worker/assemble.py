@@ -23,10 +23,11 @@ def build_worker_core(
     transfers = Transfers(me, blocks, spec.transfer, store_address)
     scheduler = MixedScheduler(spec.scheduler, blocks)
     stages: dict[str, Stage] = {}
-    if PREFILL in spec.roles:
+    # Role is state: a decode worker can compute a prompt that is not worth a hand-off, and stays a decode worker.
+    if PREFILL in spec.roles or (DECODE in spec.roles and spec.decode.host_prefill):
         stages[PREFILL] = PrefillStage(spec.prefill, scheduler, transfers, cache.block_size_tokens)
     if DECODE in spec.roles:
-        stages[DECODE] = DecodeStage(spec.decode, scheduler, blocks, transfers)
+        stages[DECODE] = DecodeStage(spec.decode, scheduler, blocks, transfers, unix_offset_ns)
     return WorkerCore(stages, scheduler, blocks, transfers, unix_offset_ns)
 
 

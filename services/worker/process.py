@@ -96,6 +96,7 @@ class WorkerProcess:
             pid=os.getpid(),
             pool=self.spec.pool,
             roles=self.spec.roles,
+            stages=self.core.hosted,
             draining=self.core.draining,
             sequence=self._report_sequence,
             dispatch_sequence=dispatch_sequence,
