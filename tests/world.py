@@ -63,6 +63,7 @@ class World:
         self._arrival: dict[tuple[WorkerRef, WorkerRef], int] = defaultdict(int)
         self._posts: dict[tuple[WorkerRef, LinkKey], list[PostSend | PostReceive]] = defaultdict(list)
         self._broken: set[LinkKey] = set()
+        self._steps_done: dict[WorkerRef, int] = defaultdict(int)
 
     def add(self, ref: WorkerRef, core: WorkerCore) -> None:
         """A worker starts."""
@@ -97,6 +98,10 @@ class World:
         if ref not in self.cores:
             return
         core = self.cores[ref]
+        if isinstance(event, StepDone):
+            self._steps_done[ref] = event.output.step_id
+            for link in self.links:
+                self._match(link)
         actions = core.handle(self.now, event)
         core.check()
         for action in actions:
@@ -157,9 +162,13 @@ class World:
             self._answer(ref, post, "link")
             return
         self._posts[ref, post.link].append(post)
-        link = post.link
+        self._match(post.link)
+
+    def _match(self, link: LinkKey) -> None:
         sends, receives = self._posts[link.sender, link], self._posts[link.receiver, link]
         while sends and receives:
+            if sends[0].step_id is not None and sends[0].step_id > self._steps_done[link.sender]:
+                return  # the step that computes it runs
             send, receive = sends.pop(0), receives.pop(0)
             assert (send.transfer_id, send.attempt, send.part) == (receive.transfer_id, receive.attempt, receive.part)
             assert len(send.blocks) == len(receive.blocks), "both ends derive the same schedule"

@@ -303,6 +303,8 @@ class PostSend:
         part: number of this part of the transfer; each (transfer, attempt, part) is sent once.
         blocks: local block ids.
         timeout_ns: from the moment the link turns to it.
+        step_id: the step that computes these blocks; each layer group is sent when that step is past its layers.
+            None: they are computed.
     """
 
     link: LinkKey
@@ -311,6 +313,7 @@ class PostSend:
     part: int
     blocks: tuple[int, ...]
     timeout_ns: int
+    step_id: int | None = None
 
 
 DISCARD = -1

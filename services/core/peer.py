@@ -53,6 +53,7 @@ class Ready:
     """Sender: part `part` (`num_blocks` blocks from `first_block`) is being sent on `link`.
 
     The last part carries the first output token. A receiver that no longer wants the part still takes it off the link.
+    `in_step`: the part is being computed while it is sent, so it takes as long as the step.
     """
 
     transfer_id: str
@@ -62,6 +63,7 @@ class Ready:
     first_block: int
     num_blocks: int
     first_token: int | None
+    in_step: bool = False
 
 
 @dataclass(frozen=True, slots=True)

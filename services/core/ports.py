@@ -61,8 +61,16 @@ class KvLink(Protocol):
             LinkError: the peer did not come, or its store is gone.
         """
 
-    def send(self, transfer_id: str, attempt: int, part: int, blocks: Sequence[int], timeout_s: float) -> None:
-        """Send blocks of the pool.
+    def send(
+        self,
+        transfer_id: str,
+        attempt: int,
+        part: int,
+        blocks: Sequence[int],
+        timeout_s: float,
+        step_id: int | None = None,
+    ) -> None:
+        """Send blocks of the pool; with `step_id`, each layer group once that step has computed it.
 
         Raises:
             LinkError: the group is unusable from here on.

@@ -15,6 +15,7 @@ sampler.py         counter-based sampling
 model_runner.py    one step of a model
 tp_runner.py       one step of a model over several ranks
 tiny.py            a random model of a few layers, for tests
+step_progress.py   how far the running step is, for links
 checksum.py        sums that find a wrong byte of KV
 kv_wire.py         headers, ranges and staging buffers of a link
 kv_link.py         KV between two workers over torch.distributed

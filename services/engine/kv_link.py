@@ -21,6 +21,7 @@ from services.engine.checksum import checksum
 from services.engine.gloo import Deadline, gloo_errors, join_group
 from services.engine.kv_pool import PagedKvPool
 from services.engine.kv_wire import WHOLE_RANGE, KvWire, Message, Part, check_header, digest, empty_header, write_header
+from services.engine.step_progress import StepProgress
 
 _c10d: Any = torch.distributed  # its stubs lack TCPStore, and the options, send and recv of ProcessGroupGloo
 
@@ -83,11 +84,19 @@ class GlooLink:
         store_address: "host:port" of the receiver's store.
         pool: pages to send or to receive into; both ends have the same geometry.
         host: local address that the group's sockets are bound to.
+        progress: of the steps that compute what is sent.
         hit: passes a fault point (`sending` or `receiving`, layer group) and names the fault to perform here, or None.
     """
 
     def __init__(
-        self, key: LinkKey, role: LinkRole, store_address: str, pool: PagedKvPool, host: str, hit: FaultHook
+        self,
+        key: LinkKey,
+        role: LinkRole,
+        store_address: str,
+        pool: PagedKvPool,
+        host: str,
+        hit: FaultHook,
+        progress: StepProgress,
     ) -> None:
         self._key = key
         self._role = role
@@ -96,6 +105,7 @@ class GlooLink:
         self._pool = pool
         self._host = host
         self._hit = hit
+        self._progress = progress
         self._changed = threading.Condition()
         self._broken = ""  # why the group is unusable, once it is
         self._ended = False  # no page is written from here on
@@ -189,8 +199,18 @@ class GlooLink:
 
     # --- parts ------------------------------------------------------------------------------------------------
 
-    def send(self, transfer_id: str, attempt: int, part: int, blocks: Sequence[int], timeout_s: float) -> None:
+    def send(
+        self,
+        transfer_id: str,
+        attempt: int,
+        part: int,
+        blocks: Sequence[int],
+        timeout_s: float,
+        step_id: int | None = None,
+    ) -> None:
         """Send blocks of the pool; while a layer group is on the wire, the next one is gathered.
+
+        With `step_id`, a layer group is gathered once that step has computed it.
 
         Raises:
             LinkError: the group is unusable from here on.
@@ -198,7 +218,7 @@ class GlooLink:
         deadline = Deadline(timeout_s)
         index = torch.tensor(blocks, dtype=torch.int64)
         named = Part(digest(transfer_id), attempt, part)
-        self._run(lambda: self._send(named, index, deadline), deadline)
+        self._run(lambda: self._send(named, index, step_id, deadline), deadline)
 
     def receive(self, transfer_id: str, attempt: int, part: int, blocks: Sequence[int], timeout_s: float) -> None:
         """Receive into blocks of the pool; a layer group is written when its header and its checksum agree.
@@ -212,7 +232,7 @@ class GlooLink:
         named = Part(digest(transfer_id), attempt, part)
         self._run(lambda: self._receive(named, index, deadline), deadline)
 
-    def _send(self, part: Part, blocks: Tensor, deadline: Deadline) -> None:
+    def _send(self, part: Part, blocks: Tensor, step_id: int | None, deadline: Deadline) -> None:
         for first, count in self._wire.ranges(len(blocks)):
             works: list[Any] = []  # all kept to the end: dropping one while bytes flow waits for gloo's lock
             index = blocks[first : first + count]
@@ -222,6 +242,8 @@ class GlooLink:
                 fault = self._hit("sending", message.group)
                 if len(works) >= 2:
                     self._wait(works[-2], deadline)
+                if step_id is not None:
+                    self._progress.wait(step_id, self._pool.layer_group(message.group).stop, deadline.left_s())
                 self._pool.gather(message.group, index, message.staging)
                 total = checksum(message.staging, self._pool.first_kv_head)
                 write_header(message.header, [*self._wire.words(part, message.group, first, count), total])

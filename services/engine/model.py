@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -83,8 +84,13 @@ class Model:
             down=factory(tensors[mlp + "down_proj.weight"]),
         )
 
-    def forward(self, batch: InputBatch, pool: PagedKvPool) -> Tensor:
+    def forward(
+        self, batch: InputBatch, pool: PagedKvPool, layers_done: Callable[[int], None] = lambda count: None
+    ) -> Tensor:
         """Write the KV of every token of the batch into the pool, and compute the logits of its sampled rows.
+
+        Args:
+            layers_done: told after each layer how many layers have their KV in the pool.
 
         Returns:
             [sampled rows, vocab] float32; [sampled rows, 0] at a rank that does not sample.
@@ -94,8 +100,9 @@ class Model:
         """
         x = self._embedding.index_select(0, batch.token_ids).float()  # [tokens, hidden], a copy
         factors = self._rotary.factors(batch.positions)
-        for layer, pages in zip(self._layers, pool.data, strict=True):
+        for index, (layer, pages) in enumerate(zip(self._layers, pool.data, strict=True)):
             x += self._attention(layer, x, factors, batch, pages)
+            layers_done(index + 1)
             inner = silu_and_mul(layer.gate_up(rms_norm(x, layer.post_norm, self.shape.norm_eps)))
             x += self._sum(layer.down(inner))
         if self._head is None:

@@ -19,6 +19,7 @@ from services.engine.input_batch import build
 from services.engine.kv_pool import PagedKvPool, num_blocks_for
 from services.engine.model import Model
 from services.engine.sampler import sample
+from services.engine.step_progress import StepProgress
 from services.engine.weights import load_tensors
 
 ACTIVATION_BYTES = 256 * 2**20
@@ -35,6 +36,7 @@ class ModelRunner:
         clock: what `duration_ns` is measured with.
 
     Attributes:
+        progress: how far the running step is.
         notes: one line for each fallback or failed self-test, for the log and `triptych doctor`.
     """
 
@@ -44,6 +46,7 @@ class ModelRunner:
         self.model = model
         self.pool = pool
         self.notes: tuple[str, ...] = model.notes
+        self.progress = StepProgress()
         self._digests = testing_digests
         self._clock = clock or WallClock()
 
@@ -55,6 +58,7 @@ class ModelRunner:
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         """Compute KV for every row's tokens, then sample where asked. Blocking; errors come back in the output."""
         started = self._clock.now_ns()
+        self.progress.begin(batch.step_id)
         tokens: tuple[int | None, ...] = (None,) * len(batch.rows)
         digests: tuple[str, ...] = ()
         problem: str | None = None
@@ -64,6 +68,7 @@ class ModelRunner:
             raise
         except Exception as error:  # the step's requests must end with a reason, whatever went wrong in it
             problem = f"{type(error).__name__}: {error}"
+        self.progress.end(ok=problem is None)
         return StepOutput(batch.step_id, tokens, self._clock.now_ns() - started, digests, problem)
 
     def forward(self, rows: Sequence[Row]) -> Tensor:
@@ -72,7 +77,7 @@ class ModelRunner:
         Raises:
             ValueError: a row is out of range.
         """
-        return self.model.forward(build(rows, self.shape, self.pool), self.pool)
+        return self.model.forward(build(rows, self.shape, self.pool), self.pool, self.progress.layers_done)
 
     def _run(self, batch: ScheduledBatch) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
         with torch.inference_mode():

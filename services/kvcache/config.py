@@ -24,4 +24,7 @@ class TransferConfig(Strict):
     lease_ttl_s: float = Field(5.0, gt=0, description="A lease that is not renewed this long expires.")
     renew_every_s: float = Field(1.0, gt=0, description="How often live leases are renewed.")
     send_timeout_s: float = Field(4.0, gt=0, description="Bound of one part's transfer, from its turn on the link.")
+    step_timeout_s: float = Field(
+        60.0, gt=0, description="Further bound of a part that is sent while the step that computes it runs."
+    )
     max_attempts: int = Field(2, ge=1, le=10, description="Attempts of one hand-off, the first included.")

@@ -69,9 +69,14 @@ class Transfers:
         self._sender.offer(now, request, blocks, num_tokens, to, discipline, first_token)
         return self._finish(now)[0]
 
-    def ready(self, now: int, transfer_id: str, num_blocks: int, first_token: int | None) -> list[Action]:
-        """Early grants: the KV of the first `num_blocks` blocks is computed; the last call brings the first token."""
-        self._sender.ready(now, transfer_id, num_blocks, first_token)
+    def ready(
+        self, now: int, transfer_id: str, num_blocks: int, first_token: int | None, step_id: int | None = None
+    ) -> list[Action]:
+        """Early grants: the first `num_blocks` blocks are computed, or will be when the running step `step_id` ends.
+
+        The last call brings the first token.
+        """
+        self._sender.ready(now, transfer_id, num_blocks, first_token, step_id)
         return self._finish(now)[0]
 
     def release(self, now: int, transfer_id: str) -> list[Action]:

@@ -78,7 +78,8 @@ class Transfer:
     Attributes:
         blocks: local block ids, each holding one reference of this transfer.
         skip_blocks: leading blocks that the receiver has already.
-        ready_blocks: sender: leading blocks whose KV is computed.
+        ready_blocks: sender: leading blocks whose KV is computed, or is being computed by step `ready_step`.
+        in_step: receiver: the part that was announced last is computed while it is sent.
         announced_blocks: leading blocks that parts were announced for, skipped ones included.
         next_part: number of the next part to announce or to post.
         posted: (attempt, part) of posted operations without an answer; blocks are kept until it is empty.
@@ -97,6 +98,8 @@ class Transfer:
     blocks: list[int] = field(default_factory=list)
     skip_blocks: int = 0
     ready_blocks: int = 0
+    ready_step: int | None = None
+    in_step: bool = False
     announced_blocks: int = 0
     next_part: int = 0
     posted: list[tuple[int, int]] = field(default_factory=list)

@@ -38,6 +38,7 @@ class ReceiverEnd:
         self._links = links
         self._out = out
         self._timeout_ns = int(config.send_timeout_s * NS_PER_S)
+        self._step_timeout_ns = int(config.step_timeout_s * NS_PER_S)
         self._transfers: dict[tuple[str, int], Transfer] = {}
         self.born: list[Transfer] = []
         self.ended: list[tuple[str, int, TransferState]] = []
@@ -104,7 +105,7 @@ class ReceiverEnd:
         if is_last:
             transfer.first_token = body.first_token
             transfer.last_part = body.part
-        transfer.ready_blocks = body.num_blocks
+        transfer.ready_blocks, transfer.in_step = body.num_blocks, body.in_step
         self._step(now, transfer, Input.READY)
         self._complete(now, transfer)
 
@@ -112,8 +113,9 @@ class ReceiverEnd:
         """The attempt is over, but its bytes are on the way: take them off the link, or the sender would be stuck."""
         if body.num_blocks and self._links.is_open(body.link):
             blocks = (DISCARD,) * body.num_blocks
+            timeout_ns = self._timeout_of(body.in_step)
             self._out.actions.append(
-                PostReceive(body.link, body.transfer_id, body.attempt, body.part, blocks, self._timeout_ns)
+                PostReceive(body.link, body.transfer_id, body.attempt, body.part, blocks, timeout_ns)
             )
 
     def moved(self, now: int, transfer_id: str, attempt: int, part: int, error: str) -> None:
@@ -226,8 +228,18 @@ class ReceiverEnd:
         transfer.posted.append((transfer.attempt, part))
         blocks = tuple(transfer.blocks[first : transfer.announced_blocks])
         self._out.actions.append(
-            PostReceive(transfer.link, transfer.transfer_id, transfer.attempt, part, blocks, self._timeout_ns)
+            PostReceive(
+                transfer.link,
+                transfer.transfer_id,
+                transfer.attempt,
+                part,
+                blocks,
+                self._timeout_of(transfer.in_step),
+            )
         )
+
+    def _timeout_of(self, in_step: bool) -> int:
+        return self._timeout_ns + (self._step_timeout_ns if in_step else 0)
 
     def _hand_over(self, transfer: Transfer) -> None:
         """The stage owns the references from here on; their KV is findable from here on."""

@@ -37,6 +37,7 @@ class SenderEnd:
         self._links = links
         self._out = out
         self._timeout_ns = int(config.send_timeout_s * NS_PER_S)
+        self._step_timeout_ns = int(config.step_timeout_s * NS_PER_S)
         self._max_attempts = config.max_attempts
         self._transfers: dict[str, Transfer] = {}
         self.born: list[Transfer] = []
@@ -78,12 +79,13 @@ class SenderEnd:
         self._transfers[transfer.transfer_id] = transfer
         self._send_offer(transfer)
 
-    def ready(self, now: int, transfer_id: str, num_blocks: int, first_token: int | None) -> None:
-        """More blocks are computed; they are posted when the grant is there."""
+    def ready(self, now: int, transfer_id: str, num_blocks: int, first_token: int | None, step_id: int | None) -> None:
+        """More blocks are computed, or are being computed; they are posted when the grant is there."""
         transfer = self._transfers.get(transfer_id)
         if transfer is None or transfer.state in TERMINAL:
             return
         transfer.ready_blocks = num_blocks
+        transfer.ready_step = step_id
         transfer.first_token = first_token
         if transfer.state is not TransferState.OFFERED:
             self._step(now, transfer, Input.READY)
@@ -237,16 +239,17 @@ class SenderEnd:
         if transfer.first_token is not None:
             transfer.last_part = part
         transfer.announced_blocks = first + count
-        body = Ready(transfer.transfer_id, transfer.attempt, transfer.link, part, first, count, transfer.first_token)
+        transfer_id, attempt, step_id = transfer.transfer_id, transfer.attempt, transfer.ready_step
+        in_step = step_id is not None
+        body = Ready(transfer_id, attempt, transfer.link, part, first, count, transfer.first_token, in_step)
         self._tell(transfer, body)
         if count == 0:
             transfer.moved += 1
             return
-        transfer.posted.append((transfer.attempt, part))
+        transfer.posted.append((attempt, part))
         blocks = tuple(transfer.blocks[first : first + count])
-        self._out.actions.append(
-            PostSend(transfer.link, transfer.transfer_id, transfer.attempt, part, blocks, self._timeout_ns)
-        )
+        timeout_ns = self._timeout_ns + (self._step_timeout_ns if in_step else 0)
+        self._out.actions.append(PostSend(transfer.link, transfer_id, attempt, part, blocks, timeout_ns, step_id))
 
     def _want_unpin(self, transfer: Transfer) -> None:
         transfer.unpin_wanted = True

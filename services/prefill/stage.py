@@ -13,7 +13,7 @@ from services.kvcache.transfer_sender import transfer_id_of
 from services.prefill.config import PrefillConfig
 from services.prefill.handoff import HandoffQueue
 from services.scheduling.host import PREFILL, StageEvent, refuse
-from services.scheduling.mixed import Admitted, Advanced, MixedScheduler
+from services.scheduling.mixed import Admitted, Advanced, MixedScheduler, Stepping
 from services.scheduling.waiting import RequestState
 
 
@@ -35,8 +35,10 @@ class PrefillStage:
             case Admitted(state=state):
                 state.mark(MarkKind.PREFILL_START, now)
                 return self._offer_early(now, state)
-            case Advanced(state=state, token=None):
-                return self._push_early(now, state)
+            case Stepping():
+                return self._push_early(now, event)
+            case Advanced(token=None):
+                return []
             case Advanced(state=state, token=int(token)):
                 return self._sampled(now, state, token)
             case HandedOff():
@@ -85,16 +87,19 @@ class PrefillStage:
         if request.handoff_to is None or request.discipline is not Discipline.EARLY or state.num_new_outputs:
             return []
         state.pinned = True
-        return self._transfers.offer(
+        actions = self._transfers.offer(
             now, request, state.blocks, len(state.tokens), request.handoff_to, Discipline.EARLY, None
-        ) + self._push_early(now, state)
+        )
+        cached = state.num_computed // self._block_size
+        return actions + (self._transfers.ready(now, transfer_id_of(request), cached, None) if cached else [])
 
-    def _push_early(self, now: int, state: RequestState) -> list[Action]:
-        """Send the blocks that a chunk filled while the next chunk is computed."""
-        if not state.pinned:
-            return []
-        full = state.num_computed // self._block_size
-        return self._transfers.ready(now, transfer_id_of(state.request), full, None) if full else []
+    def _push_early(self, now: int, event: Stepping) -> list[Action]:
+        """Send the blocks that a chunk fills while it is computed, layer group by layer group."""
+        state = event.state
+        is_last = event.num_computed == len(state.tokens)
+        full = len(state.blocks) if is_last else event.num_computed // self._block_size
+        transfer_id = transfer_id_of(state.request)
+        return self._transfers.ready(now, transfer_id, full, None, event.step_id) if full else []
 
     def _sampled(self, now: int, state: RequestState, token: int) -> list[Action]:
         request, index = state.request, state.num_outputs - 1

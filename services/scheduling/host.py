@@ -31,14 +31,14 @@ from services.core.request import FinishReason, Request
 from services.kvcache.block_manager import BlockManager
 from services.kvcache.transfer import Transfers
 from services.kvcache.transfer_entry import Committed, HandedOff, HandoffFailed, Notice, OfferDropped, Offered, Revoked
-from services.scheduling.mixed import Admitted, Advanced, MixedScheduler
+from services.scheduling.mixed import Admitted, Advanced, MixedScheduler, Stepping
 from services.scheduling.waiting import RequestState
 
 PREFILL, DECODE = "prefill", "decode"
 CANCELLED_KEPT_NS = 10 * NS_PER_S
 """How long a cancel is remembered whose submit may still be under way."""
 
-StageEvent = Submit | Admitted | Advanced | Notice
+StageEvent = Submit | Admitted | Stepping | Advanced | Notice
 
 
 class Stage(Protocol):
@@ -263,7 +263,10 @@ class WorkerCore:
         actions: list[Action] = []
         for state in self._scheduler.pop_admitted():
             actions += self._stages[state.stage].handle(now, Admitted(state))
-        return [*actions, RunStep(batch)]
+        actions.append(RunStep(batch))
+        for stepping in self._scheduler.pinned_in_step(batch.step_id):
+            actions += self._stages[stepping.state.stage].handle(now, stepping)
+        return actions
 
     def _count_ends(self, actions: Sequence[Action]) -> None:
         """Every request that ends without its full output is counted by reason."""

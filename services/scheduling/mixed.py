@@ -25,6 +25,15 @@ class Advanced:
 
 
 @dataclass(frozen=True, slots=True)
+class Stepping:
+    """A step begins that will leave `num_computed` tokens of a pinned request computed."""
+
+    state: RequestState
+    num_computed: int
+    step_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
     """A waiting request got blocks for all its known tokens."""
 
@@ -198,6 +207,10 @@ class MixedScheduler:
         """Requests that got their blocks since the last call."""
         admitted, self._admitted = self._admitted, []
         return admitted
+
+    def pinned_in_step(self, step_id: int) -> list[Stepping]:
+        """The pinned requests of the step that was just scheduled."""
+        return [Stepping(state, state.num_computed + n, step_id) for state, n in self._in_flight if state.pinned]
 
     def complete(self, output: StepOutput) -> list[Advanced]:
         """Take a step's result; requests that were removed meanwhile give their blocks back and are not reported."""

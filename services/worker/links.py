@@ -94,10 +94,13 @@ class LinkThread:
 
     def _perform(self, job: Post) -> None:
         """Do one post and answer it; whatever else than a wrong checksum happens is raised again."""
-        move = self._link.send if isinstance(job, PostSend) else self._link.receive
+        named = (job.transfer_id, job.attempt, job.part, job.blocks, job.timeout_ns / NS_PER_S)
         error = ""
         try:
-            move(job.transfer_id, job.attempt, job.part, job.blocks, job.timeout_ns / NS_PER_S)
+            if isinstance(job, PostSend):
+                self._link.send(*named, job.step_id)
+            else:
+                self._link.receive(*named)
         except ChecksumError:
             error = "checksum"
         except Exception as failure:

@@ -68,7 +68,7 @@ class WorkerProcess:
         self.performer = WorkerPerformer(self.core, self._clock, spec.worker_id, self, log, spec.testing.enabled)
         self.subscriptions = Subscriptions(self.me, spec.worker, self._clock, self._report, self._front_door_lost)
         self._links = Links(self.me, self.performer.feed_threadsafe, self._make_link)
-        self._pool = runner.pool
+        self._pool, self._progress = runner.pool, runner.progress
         self._steps = StepThread(runner, lambda output: self.performer.feed_threadsafe(StepDone("runner", output)))
         self.performer.connect(self._steps, self._links, Peers(self.me, call, self.performer.feed), self.subscriptions)
 
@@ -80,7 +80,7 @@ class WorkerProcess:
         return fault
 
     def _make_link(self, key: LinkKey, role: LinkRole, store_address: str) -> GlooLink:
-        return GlooLink(key, role, store_address, self._pool, self.spec.worker.host, self.hit)
+        return GlooLink(key, role, store_address, self._pool, self.spec.worker.host, self.hit, self._progress)
 
     def _front_door_lost(self, front_door: str) -> None:
         self.performer.feed(FrontDoorLost(self.me.worker_id, front_door))

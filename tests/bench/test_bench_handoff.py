@@ -1,4 +1,4 @@
-"""Offer to commit in the real cluster: what the hand-off's messages add to moving the bytes."""
+"""The hand-off in the real cluster: what its messages add to moving the bytes, and what an early grant hides."""
 
 from __future__ import annotations
 
@@ -59,3 +59,28 @@ def test_offer_to_commit_is_the_data_leg_plus_five_milliseconds(tmp_path: Path) 
     )
     assert len(whole) >= RUNS
     assert added <= 5.0
+
+
+LONG, LONG_RUNS = 2000, 10
+
+
+def test_an_early_grant_hides_three_quarters_of_the_hand_off(tmp_path: Path) -> None:
+    """From the end of prefill until decode may start, early against late, in one run."""
+    path = str(prepare_model(DEFAULT_MODEL, CACHE))
+    waits: dict[str, list[float]] = {"late": [], "early": []}
+    for name in waits:
+        config = {
+            "model": {"path": path, "name": DEFAULT_MODEL, "dtype": "float32"},
+            "router": {"early_grant_tokens": 512 if name == "early" else 0},
+        }
+        with running(tmp_path / name, config) as cluster:
+            for number in range(LONG_RUNS + 1):
+                prompt = [number + 10, *((7 * i) % 900 + 50 for i in range(LONG - 1))]
+                done = cluster.generate(prompt, max_tokens=2, ignore_eos=True)
+                assert done.error is None
+                at = {kind: at_ns for kind, _, at_ns in done.timeline}
+                waits[name].append((at["handoff_committed"] - at["prefill_end"]) / MS)
+            cluster.wait_idle()
+    late, early = (statistics.median(times[1:]) for times in waits.values())
+    print(f"\n{LONG} tokens, prefill end to decode-ready: late {late:.1f} ms, early {early:.1f} ms, {early / late:.2f}")
+    assert early <= 0.25 * late

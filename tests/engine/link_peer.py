@@ -16,6 +16,7 @@ from services.core.request import WorkerRef
 from services.engine import kv_wire
 from services.engine.kv_link import GlooLink, StoreServer
 from services.engine.kv_pool import PagedKvPool
+from services.engine.step_progress import StepProgress
 from services.worker.faults import Faults
 
 HOST = "127.0.0.1"
@@ -42,6 +43,7 @@ class Side:
         self.pool = PagedKvPool(**sizes, dtype=torch.float32)
         self.pool.data.normal_(generator=torch.Generator().manual_seed(seed))
         self.faults = Faults("side", None, enabled=True)
+        self.progress = StepProgress()
         self.store: StoreServer | None = None
         self.links: dict[LinkKey, GlooLink] = {}
         self._raw = torch.empty(0, dtype=torch.uint8)
@@ -59,13 +61,14 @@ class Side:
 
     def open(self, link: LinkKey, role: str, address: str, timeout_s: float = 20.0) -> None:
         """Make one end and meet the other."""
-        made = GlooLink(link, LinkRole(role), address, self.pool, HOST, self.faults.hit)
+        made = GlooLink(link, LinkRole(role), address, self.pool, HOST, self.faults.hit, self.progress)
         self.links[link] = made
         made.open(timeout_s)
 
     def send(self, link: LinkKey, blocks: list[int], part: int = 0, timeout_s: float = 20.0, **names: Any) -> None:
         """Send a part."""
-        self.links[link].send(names.get("transfer", "t"), names.get("attempt", 1), part, blocks, timeout_s)
+        named = (names.get("transfer", "t"), names.get("attempt", 1), part, blocks, timeout_s, names.get("step_id"))
+        self.links[link].send(*named)
 
     def receive(self, link: LinkKey, blocks: list[int], part: int = 0, timeout_s: float = 20.0, **names: Any) -> int:
         """Receive a part; the monotonic time (ns) at which it was written."""

@@ -184,6 +184,42 @@ def test_pools_that_differ_do_not_open(ends: tuple[Side, Peer]) -> None:
         peer.result(SOON_S)
 
 
+# --- while the step runs ---------------------------------------------------------------------------------------
+
+
+def test_a_layer_group_leaves_when_its_step_has_computed_it(ends: tuple[Side, Peer]) -> None:
+    side, peer = ends
+    link = connect(side, peer, "receiver")
+    before = peer.call("pages", [4, 5])
+    side.progress.begin(7)
+    peer.start("receive", link, [4, 5])
+    sending = threading.Thread(target=lambda: side.send(link, [1, 2], step_id=7))
+    sending.start()
+    for layers in range(1, 4):
+        side.pool.data[layers - 1] += 1.0  # what the step writes
+        side.progress.layers_done(layers)
+    time.sleep(0.2)
+    assert sending.is_alive(), "the last layer groups are not computed yet"
+    side.pool.data[3:] += 1.0
+    side.progress.end(ok=True)
+    sending.join(SOON_S)
+    peer.result()
+    after = peer.call("pages", [4, 5])
+    assert np.array_equal(after, side.pages([1, 2])) and not np.array_equal(after, before)
+
+
+def test_a_step_that_fails_ends_the_send(ends: tuple[Side, Peer]) -> None:
+    side, peer = ends
+    link = connect(side, peer, "receiver")
+    side.progress.begin(8)
+    peer.start("receive", link, [4, 5])
+    timer = threading.Timer(0.2, partial(side.progress.end, ok=False))
+    timer.start()
+    assert ends_soon(lambda: side.send(link, [1, 2], step_id=8, timeout_s=LONG_S)) == "step 8 failed"
+    with pytest.raises(PeerFailed, match="LinkError"):
+        peer.result(SOON_S)
+
+
 # --- death, silence, abort --------------------------------------------------------------------------------------
 
 
@@ -242,7 +278,9 @@ def test_abort_from_another_thread_ends_a_blocked_call(ends: tuple[Side, Peer], 
     side, peer = ends
     if what == "open":
         link = key(next(epochs))
-        side.links[link] = GlooLink(link, LinkRole.RECEIVER, side.serve(), side.pool, HOST, side.faults.hit)
+        side.links[link] = GlooLink(
+            link, LinkRole.RECEIVER, side.serve(), side.pool, HOST, side.faults.hit, side.progress
+        )
         call = partial(side.links[link].open, LONG_S)
     else:
         link = connect(side, peer, "receiver" if what == "send" else "sender")

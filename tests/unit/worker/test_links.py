@@ -66,7 +66,15 @@ class FakeLink:
     def open(self, timeout_s: float) -> None:
         self._do(self.opening)
 
-    def send(self, transfer_id: str, attempt: int, part: int, blocks: Sequence[int], timeout_s: float) -> None:
+    def send(
+        self,
+        transfer_id: str,
+        attempt: int,
+        part: int,
+        blocks: Sequence[int],
+        timeout_s: float,
+        step_id: int | None = None,
+    ) -> None:
         self.moved.append((part, tuple(blocks), timeout_s))
         self._do(self.plan.get(part, ""))
 
