@@ -18,7 +18,10 @@ BLOCK_SIZE = 4
 def make_request(request_id: str = "r1", prompt: tuple[int, ...] = (1, 2, 3, 4, 5), **fields: Any) -> Request:
     """A request with hashes of its prompt; `max_tokens` and other sampling fields go through `fields`."""
     sampling = SamplingParams(
-        max_tokens=fields.pop("max_tokens", 4), stop_token_ids=fields.pop("stop_token_ids", ()), ignore_eos=False
+        max_tokens=fields.pop("max_tokens", 4),
+        stop_token_ids=fields.pop("stop_token_ids", ()),
+        seed=fields.pop("seed", 0),
+        ignore_eos=False,
     )
     hashes = prompt_block_hashes(ROOT, prompt, fields.pop("block_size", BLOCK_SIZE))
     fields = {"attempt": 1, "front_door": "door", **fields}

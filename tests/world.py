@@ -10,6 +10,7 @@ import hashlib
 import heapq
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 
 from services.core.actions import (
     Action,
@@ -37,6 +38,7 @@ from services.core.request import WorkerRef
 from services.scheduling.host import WorkerCore
 
 MS = 1_000_000
+NOBODY = WorkerRef("", 0)
 
 
 def token_at(request_id: str, position: int) -> int:
@@ -58,7 +60,7 @@ class World:
         self.fail_next_part: str | None = None
         self.seen_parts: list[tuple[str, int, int]] = []
         self._delay = delay
-        self._heap: list[tuple[int, int, WorkerRef, Event]] = []
+        self._heap: list[tuple[int, int, WorkerRef, Event | Callable[[], None]]] = []
         self._count = 0
         self._arrival: dict[tuple[WorkerRef, WorkerRef], int] = defaultdict(int)
         self._posts: dict[tuple[WorkerRef, LinkKey], list[PostSend | PostReceive]] = defaultdict(list)
@@ -110,7 +112,7 @@ class World:
     def run(self, until: int) -> None:
         """Advance the clock, delivering everything due and every wake."""
         while True:
-            wakes = [(wake, ref) for ref, core in self.cores.items() if (wake := core.next_wake()) is not None]
+            wakes = self.wakes()
             wake = min((each[0] for each in wakes), default=until)
             due = min(self._heap[0][0] if self._heap else until, max(wake, self.now))
             if due >= until:
@@ -119,12 +121,28 @@ class World:
             self.now = due
             if self._heap and self._heap[0][0] <= due:
                 _, _, ref, event = heapq.heappop(self._heap)
-                self.feed(ref, event)
+                if callable(event):
+                    event()
+                else:
+                    self.feed(ref, event)
             else:
                 self.now += 1
-                for at, ref in wakes:
+                for at, tick in wakes:
                     if at <= self.now:
-                        self.feed(ref, Tick("world"))
+                        tick()
+
+    def wakes(self) -> list[tuple[int, Callable[[], None]]]:
+        """When whose time passes, and how it is told."""
+        return [
+            (wake, partial(self.feed, ref, Tick("world")))
+            for ref, core in self.cores.items()
+            if (wake := core.next_wake()) is not None
+        ]
+
+    def later(self, delay: int, do: Callable[[], None]) -> None:
+        """Something happens that is no worker's event."""
+        self._count += 1
+        heapq.heappush(self._heap, (self.now + delay, self._count, NOBODY, do))
 
     def _at(self, ref: WorkerRef, event: Event, delay: int) -> None:
         self._count += 1
@@ -133,9 +151,9 @@ class World:
     def _perform(self, ref: WorkerRef, action: Action) -> None:
         match action:
             case RunStep(batch=batch):
-                self._at(ref, StepDone("runner", self._compute(batch)), self._delay())
-            case Emit(outputs=outputs):
-                self.outputs += [(ref, output) for output in outputs]
+                self._at(ref, StepDone("runner", self.compute(ref, batch)), self._delay())
+            case Emit():
+                self.emit(ref, action)
             case SendPeer(to=to, body=body):
                 # Messages of one pair keep their order.
                 arrival = max(self.now + self._delay(), self._arrival[ref, to])
@@ -153,9 +171,17 @@ class World:
             case _:
                 raise AssertionError(f"this world cannot perform {action}")
 
-    def _compute(self, batch: ScheduledBatch) -> StepOutput:
+    def compute(self, ref: WorkerRef, batch: ScheduledBatch) -> StepOutput:
+        """What the runner of this world answers."""
         tokens = tuple(token_at(row.request_id, row.end) if row.sample else None for row in batch.rows)
         return StepOutput(batch.step_id, tokens)
+
+    def emit(self, ref: WorkerRef, action: Emit) -> None:
+        """Outputs leave a worker."""
+        self.outputs += [(ref, output) for output in action.outputs]
+
+    def copy(self, send: PostSend, receive: PostReceive) -> None:
+        """The bytes of a part arrive; this world has none."""
 
     def _post(self, ref: WorkerRef, post: PostSend | PostReceive) -> None:
         if post.link in self._broken:
@@ -174,6 +200,8 @@ class World:
             assert len(send.blocks) == len(receive.blocks), "both ends derive the same schedule"
             self.seen_parts.append((send.transfer_id, send.attempt, send.part))
             error, self.fail_next_part = self.fail_next_part or "", None
+            if not error:
+                self.copy(send, receive)
             self._answer(link.sender, send, "")
             self._answer(link.receiver, receive, error)
 

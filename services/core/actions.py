@@ -337,11 +337,10 @@ class PostReceive:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Give a request to a worker; a failure comes back as WorkerLost. `placement` says why it runs there."""
+    """Give a request to a worker; a failure comes back as WorkerLost."""
 
     to: WorkerRef
     request: Request
-    placement: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,4 +27,7 @@ class TransferConfig(Strict):
     step_timeout_s: float = Field(
         60.0, gt=0, description="Further bound of a part that is sent while the step that computes it runs."
     )
+    drain_timeout_s: float = Field(
+        1.5, gt=0, description="A link that still moves parts of a transfer this long after its end is given up."
+    )
     max_attempts: int = Field(2, ge=1, le=10, description="Attempts of one hand-off, the first included.")

@@ -20,7 +20,7 @@ from services.core.request import Discipline, Request, WorkerRef
 from services.kvcache.block_manager import BlockManager
 from services.kvcache.config import TransferConfig
 from services.kvcache.lease import Leases
-from services.kvcache.transfer_entry import Notice, Outbox
+from services.kvcache.transfer_entry import Notice, Outbox, Transfer
 from services.kvcache.transfer_links import LinkBook
 from services.kvcache.transfer_receiver import ReceiverEnd
 from services.kvcache.transfer_sender import SenderEnd
@@ -47,6 +47,7 @@ class Transfers:
         self._leases: Leases[Key] = Leases(self._ttl_ns)
         self._tombstones: dict[Key, tuple[TransferState, int]] = {}
         self._next_renew: int | None = None
+        self._drain_ns = int(config.drain_timeout_s * NS_PER_S)
         links = LinkBook(me, store_address, self._out)
         self._links = links
         self._sender = SenderEnd(me, blocks, links, self._out, config)
@@ -181,9 +182,20 @@ class Transfers:
         if self._next_renew is not None and now >= self._next_renew:
             self._next_renew = now + self._renew_ns
             self._send_renewals()
-            self._receiver.resend_commits(now)
+            self._sender.resend()
+            self._receiver.resend(now)
+        for transfer in self._with_due_posts():
+            if transfer.posts_due_ns is not None and transfer.posts_due_ns <= now:
+                transfer.posts_due_ns = None
+                if transfer.posted and transfer.link is not None:
+                    self._links.condemn(transfer.link, "posts_overdue")
         for key in [key for key, (_, until) in self._tombstones.items() if until <= now]:
             del self._tombstones[key]
+
+    def _with_due_posts(self) -> list[Transfer]:
+        """Transfers whose posted operations should end soon: a stuck peer must not keep their blocks."""
+        ends = (self._sender, self._receiver)
+        return [each for end in ends for each in end.transfers() if each.posts_due_ns is not None]
 
     def _send_renewals(self) -> None:
         by_peer: dict[WorkerRef, list[tuple[str, int]]] = {}
@@ -203,6 +215,9 @@ class Transfers:
             for transfer_id, attempt, state in end.ended:
                 self._leases.release((name, transfer_id, attempt))
                 self._tombstones[name, transfer_id, attempt] = (state, now + 2 * self._ttl_ns)
+                over = end.find(transfer_id, attempt)
+                if over is not None and over.posted:
+                    over.posts_due_ns = now + self._drain_ns
             end.ended.clear()
             end.bury()
         if not self._leases:
@@ -223,10 +238,14 @@ class Transfers:
         """Transfers that are not over or whose posted operations have not come back."""
         return len(self._sender.transfers()) + len(self._receiver.transfers())
 
+    def request_ids(self) -> list[str]:
+        """Whose transfers those are."""
+        return [t.request.request_id for end in (self._sender, self._receiver) for t in end.transfers()]
+
     def next_wake(self) -> int | None:
         """Time of the next renewal or expiry."""
-        times = [time for time in (self._next_renew, self._leases.next_expiry()) if time is not None]
-        return min(times, default=None)
+        times = [self._next_renew, self._leases.next_expiry(), *(each.posts_due_ns for each in self._with_due_posts())]
+        return min((time for time in times if time is not None), default=None)
 
     def owners(self) -> list[list[int]]:
         """The block references that transfers hold, for `BlockManager.check`."""

@@ -84,6 +84,8 @@ class Transfer:
         next_part: number of the next part to announce or to post.
         posted: (attempt, part) of posted operations without an answer; blocks are kept until it is empty.
         moved: parts of this attempt that ended well.
+        last_is_empty: sender: that part has no blocks, so only its message can be lost.
+        posts_due_ns: when the link is given up if posted operations are still out, for nothing keeps them any more.
         last_part: part that carries the first token; -1 until it is known.
     """
 
@@ -105,6 +107,7 @@ class Transfer:
     posted: list[tuple[int, int]] = field(default_factory=list)
     moved: int = 0
     last_part: int = -1
+    last_is_empty: bool = False
     first_token: int | None = None
     link: LinkKey | None = None
     store_address: str = ""
@@ -112,6 +115,7 @@ class Transfer:
     granted_ns: int = 0
     unpin_wanted: bool = False
     unpinned: bool = False
+    posts_due_ns: int | None = None
 
     def serves(self, request_id: str, attempt: int | None) -> bool:
         """Whether it belongs to a request and, unless `attempt` is None, to none of its later attempts."""

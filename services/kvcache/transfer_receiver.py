@@ -93,6 +93,8 @@ class ReceiverEnd:
         if transfer is None or transfer.state not in (TransferState.GRANTED, TransferState.SENDING):
             self._discard(body)
             return
+        if body.part < transfer.next_part:  # said again
+            return
         expected = (transfer.next_part, transfer.announced_blocks)
         end = body.first_block + body.num_blocks
         is_last = body.first_token is not None
@@ -160,10 +162,10 @@ class ReceiverEnd:
             if transfer.peer == peer:
                 self.give(now, transfer.transfer_id, Input.PEER_LOST, "peer_lost", transfer.attempt)
 
-    def resend_commits(self, now: int) -> None:
-        """Say Commit again where no Ack came."""
+    def resend(self, now: int) -> None:
+        """Say Grant again where no part was announced, and Commit where no Ack came."""
         for transfer in self.transfers():
-            if transfer.state is TransferState.COMMITTED:
+            if transfer.state in (TransferState.GRANTED, TransferState.COMMITTED):
                 self._step(now, transfer, Input.RESEND)
 
     def give(self, now: int, transfer_id: str, given: Input, reason: str, attempt: int) -> bool:

@@ -87,6 +87,8 @@ class SenderEnd:
         transfer.ready_blocks = num_blocks
         transfer.ready_step = step_id
         transfer.first_token = first_token
+        if first_token is not None:  # what was posted with a step need not wait for that any more
+            transfer.posts_due_ns = now + self._timeout_ns
         if transfer.state is not TransferState.OFFERED:
             self._step(now, transfer, Input.READY)
 
@@ -147,6 +149,14 @@ class SenderEnd:
             if transfer.peer == peer:
                 transfer.posted.clear()
                 self.give(now, transfer.transfer_id, Input.PEER_LOST, "peer_lost")
+
+    def resend(self) -> None:
+        """Say Ready again where no Commit came and no bytes are under way that would tell a lost message."""
+        for transfer in self.transfers():
+            if transfer.state is TransferState.SENDING and transfer.last_is_empty and transfer.link is not None:
+                part, done = transfer.last_part, transfer.announced_blocks
+                attempt, token = transfer.attempt, transfer.first_token
+                self._tell(transfer, Ready(transfer.transfer_id, attempt, transfer.link, part, done, 0, token))
 
     def give(self, now: int, transfer_id: str, given: Input, reason: str, attempt: int | None = None) -> bool:
         """Apply an input to a transfer; False when there is no such transfer or attempt."""
@@ -214,9 +224,10 @@ class SenderEnd:
     def _reoffer(self, now: int, transfer: Transfer) -> None:
         self.ended.append((transfer.transfer_id, transfer.attempt, TransferState.ABORTED))
         transfer.attempt += 1
-        transfer.link = None
+        transfer.link = transfer.posts_due_ns = None
         transfer.skip_blocks = transfer.announced_blocks = transfer.next_part = transfer.moved = 0
         transfer.last_part = -1
+        transfer.last_is_empty = False
         self._send_offer(transfer)
 
     def _use_link(self, transfer: Transfer) -> None:
@@ -244,6 +255,7 @@ class SenderEnd:
         body = Ready(transfer_id, attempt, transfer.link, part, first, count, transfer.first_token, in_step)
         self._tell(transfer, body)
         if count == 0:
+            transfer.last_is_empty = True
             transfer.moved += 1
             return
         transfer.posted.append((attempt, part))

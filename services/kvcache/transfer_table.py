@@ -38,7 +38,7 @@ class Input(StrEnum):
     COMMIT = "commit"  # sender: the peer has everything
     ACK = "ack"  # receiver: the sender saw the commit
     DRAINED = "drained"  # sender: no posted send is left
-    RESEND = "resend"  # receiver: time to say Commit again
+    RESEND = "resend"  # receiver: time to say Grant or Commit again
     RETRY = "retry"  # sender: this attempt failed, another one is allowed
     FAIL = "fail"  # this end failed; the peer must be told
     ABORT = "abort"  # the peer gave up
@@ -103,6 +103,7 @@ SENDER: Table = {
 
 RECEIVER: Table = {
     (_S.OFFERED, _I.ADMIT): (_S.GRANTED, (_E.USE_LINK, _E.TELL_GRANT)),
+    (_S.GRANTED, _I.RESEND): (_S.GRANTED, (_E.TELL_GRANT,)),
     (_S.GRANTED, _I.READY): (_S.SENDING, (_E.POST,)),
     (_S.SENDING, _I.READY): (_S.SENDING, (_E.POST,)),
     (_S.SENDING, _I.MOVED): (_S.SENDING, ()),
@@ -112,6 +113,8 @@ RECEIVER: Table = {
     # The request is ours from the commit on: a sender that is gone or silent changes nothing.
     (_S.COMMITTED, _I.PEER_LOST): (_S.RELEASED, ()),
     (_S.COMMITTED, _I.EXPIRE): (_S.RELEASED, ()),
+    # It ended before the sender acknowledged: the sender must still learn that it may let go.
+    (_S.COMMITTED, _I.CANCEL): (_S.RELEASED, (_E.TELL_COMMIT,)),
     # Only a sender whose lease had run out answers a commit with an abort: the request went on elsewhere.
     (_S.COMMITTED, _I.ABORT): (_S.ABORTED, (_E.REVOKE,)),
 } | _from(

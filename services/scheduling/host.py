@@ -287,6 +287,10 @@ class WorkerCore:
                 known.setdefault(request.request_id, request)
         return list(known.values())
 
+    def request_ids(self) -> list[str]:
+        """Every request that something is held for here, posted operations of dead transfers included."""
+        return list(dict.fromkeys([request.request_id for request in self._requests()] + self._transfers.request_ids()))
+
     def next_wake(self) -> int | None:
         """Time of the next lease event or deadline."""
         times = [self._transfers.next_wake(), *(self._deadline(request) for request in self._requests())]
