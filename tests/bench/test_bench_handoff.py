@@ -78,8 +78,7 @@ def test_an_early_grant_hides_three_quarters_of_the_hand_off(tmp_path: Path) -> 
                 prompt = [number + 10, *((7 * i) % 900 + 50 for i in range(LONG - 1))]
                 done = cluster.generate(prompt, max_tokens=2, ignore_eos=True)
                 assert done.error is None
-                at = {kind: at_ns for kind, _, at_ns in done.timeline}
-                waits[name].append((at["handoff_committed"] - at["prefill_end"]) / MS)
+                waits[name].append(done.at_ms["handoff_committed"] - done.at_ms["prefill_end"])
             cluster.wait_idle()
     late, early = (statistics.median(times[1:]) for times in waits.values())
     print(f"\n{LONG} tokens, prefill end to decode-ready: late {late:.1f} ms, early {early:.1f} ms, {early / late:.2f}")

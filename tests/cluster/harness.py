@@ -54,6 +54,7 @@ class Generation:
     token_ids: list[int] = field(default_factory=list)
     finish: int = 0
     timeline: list[tuple[str, str, int]] = field(default_factory=list)
+    at_ms: dict[str, float] = field(default_factory=dict)
     prompt_tokens: int = 0
     cached_tokens: int = 0
     error: grpc.StatusCode | None = None
@@ -234,6 +235,7 @@ def collect(call: Any) -> Generation:
             elif kind == "finished":
                 got.finish = message.finished.finish_reason
                 got.timeline = [(each.name, each.worker, each.pid) for each in message.finished.timeline]
+                got.at_ms = {each.name: each.offset_us / 1000 for each in message.finished.timeline}
             elif kind == "usage":
                 got.cached_tokens = message.usage.cached_tokens
     except grpc.RpcError as error:
