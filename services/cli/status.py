@@ -20,15 +20,22 @@ def status_data(response: cluster_pb2.GetStatusResponse) -> dict[str, Any]:
         "front_door": response.front_door,
         "ready": response.ready,
         "running_requests": response.running_requests,
+        "counters": dict(response.counters),
         "workers": [
             {
-                field.name: str(value) if field.name == "incarnation" else value
+                field.name: _plain(field.name, getattr(worker, field.name))
                 for field in cluster_pb2.WorkerStatus.DESCRIPTOR.fields
-                for value in (getattr(worker, field.name),)
             }
             for worker in response.workers
         ],
     }
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A field as JSON data."""
+    if name == "counters":
+        return dict(value)
+    return str(value) if name == "incarnation" else value
 
 
 def show_status(output: Output, server: str, as_json: bool) -> int:

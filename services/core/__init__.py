@@ -2,6 +2,6 @@
 
 Files in reading order: errors (the one error tree), clock, seeds (time and randomness as arguments), request, batch
 (what is asked of a runner), peer (what two workers say about a transfer), actions (all events and actions), timeline
-(a request's life), config, registry, ports (protocols of everything outside), wire (what crosses processes by actor
-call), codec, decision_log (record and replay).
+(a request's life), config, cost (what things cost, in ms), registry, ports (protocols of everything outside), wire
+(what crosses processes by actor call), codec, decision_log (record and replay).
 """

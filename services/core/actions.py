@@ -337,10 +337,11 @@ class PostReceive:
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Give a request to a worker; a failure comes back as WorkerLost."""
+    """Give a request to a worker; a failure comes back as WorkerLost. `placement` says why it runs there."""
 
     to: WorkerRef
     request: Request
+    placement: str = ""
 
 
 @dataclass(frozen=True, slots=True)

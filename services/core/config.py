@@ -52,6 +52,19 @@ class TestingConfig(Strict):
     )
 
 
+class CostConfig(Strict):
+    """Coefficients of `core/cost.py`, in milliseconds; the defaults are of the default model on one slow core."""
+
+    prefill_ms: float = Field(20.0, ge=0, description="Fixed time of a prompt.")
+    prefill_token_ms: float = Field(4.0, ge=0, description="Time of each prompt token.")
+    prefill_pair_ms: float = Field(0.0005, ge=0, description="Time of each pair of a token and one it looks at.")
+    decode_step_ms: float = Field(40.0, ge=0, description="Fixed time of a decode step.")
+    decode_row_ms: float = Field(2.0, ge=0, description="Time of each request in a decode step.")
+    decode_context_ms: float = Field(0.002, ge=0, description="Time of each token that a decode step looks at.")
+    transfer_ms: float = Field(20.0, ge=0, description="Fixed time of a hand-off.")
+    transfer_token_ms: float = Field(0.05, ge=0, description="Time of each token's KV in a hand-off.")
+
+
 def parse(cls: type[ModelT], data: Mapping[str, Any], path: str = "") -> ModelT:
     """Validate plain data into a model.
 

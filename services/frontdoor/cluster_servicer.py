@@ -42,6 +42,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             **self._about,
             ready=self.ready(),
             running_requests=self._performer.num_running,
+            counters=self._performer.flow.placements | self._performer.flow.moves,
             workers=[self._worker(workers[worker_id]) for worker_id in sorted(workers)],
         )
 
@@ -63,6 +64,9 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             leases=report.leases,
             transfers=report.transfers,
             tasks=report.tasks,
+            waiting_offers=report.waiting_offers,
+            back_pressure=report.back_pressure,
+            counters=dict(report.counters),
             report_age_ms=age_ns // NS_PER_MS,
             dispatches=self._performer.dispatches(report.source),
         )

@@ -17,6 +17,7 @@ from services.pb import inference_pb2 as pb
 
 NS_PER_US = 1_000
 MAX_SEED = 2**63 - 1
+MAX_PRIORITY = 100
 ROLES = ("system", "user", "assistant")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 FINISH_REASONS = {
@@ -76,6 +77,9 @@ class Converter:
         for name in ("ttft_slo_ms", "tpot_slo_ms"):
             if message.HasField(name) and getattr(message, name) == 0:
                 raise InvalidRequestError(name, "must be above 0; leave it out when there is no target")
+        if not -MAX_PRIORITY <= message.priority <= MAX_PRIORITY:
+            limits = f"between -{MAX_PRIORITY} and {MAX_PRIORITY}"
+            raise InvalidRequestError("priority", f"{message.priority} is not {limits}")
         prompt = self.prompt(message)
         sampling = self._sampling(message.sampling, len(prompt))
         return Request(
@@ -87,6 +91,7 @@ class Converter:
             front_door=self._front_door,
             hash_root=self._model.root,
             deadline_unix_ms=deadline_unix_ms,
+            priority=message.priority,
         )
 
     def prompt(self, message: pb.GenerateRequest | pb.CountTokensRequest) -> tuple[int, ...]:

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bservices/pb/inference.proto\x12\x0btriptych.v1\"%\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x42\x06\n\x04part\"B\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12)\n\x07\x63ontent\x18\x02 \x03(\x0b\x32\x18.triptych.v1.ContentPart\"\x8c\x01\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x12\n\nignore_eos\x18\n \x01(\x08\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x07\n\x05_seed\"\xb1\x02\n\x0fGenerateRequest\x12\x17\n\nrequest_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05model\x18\x02 \x01(\t\x12&\n\x08messages\x18\x03 \x03(\x0b\x32\x14.triptych.v1.Message\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\r\x12\'\n\x08sampling\x18\n \x01(\x0b\x32\x15.triptych.v1.Sampling\x12\x18\n\x0bttft_slo_ms\x18\x14 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btpot_slo_ms\x18\x15 \x01(\rH\x02\x88\x01\x01\x12\x18\n\x10include_timeline\x18\x1e \x01(\x08\x42\r\n\x0b_request_idB\x0e\n\x0c_ttft_slo_msB\x0e\n\x0c_tpot_slo_ms\"C\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\"L\n\x05\x44\x65lta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x13\n\x0btoken_index\x18\x04 \x01(\r\"M\n\rTimelineEvent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x11\n\toffset_us\x18\x04 \x01(\x03\"y\n\x08\x46inished\x12\r\n\x05index\x18\x01 \x01(\r\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.triptych.v1.FinishReason\x12,\n\x08timeline\x18\x03 \x03(\x0b\x32\x1a.triptych.v1.TimelineEvent\"L\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\"\xcb\x01\n\x10GenerateResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\'\n\x07started\x18\x02 \x01(\x0b\x32\x14.triptych.v1.StartedH\x00\x12#\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x12.triptych.v1.DeltaH\x00\x12)\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x15.triptych.v1.FinishedH\x00\x12#\n\x05usage\x18\x05 \x01(\x0b\x32\x12.triptych.v1.UsageH\x00\x42\x07\n\x05\x65vent\"[\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x08messages\x18\x02 \x03(\x0b\x32\x14.triptych.v1.Message\x12\x0e\n\x06prompt\x18\x03 \x01(\t\",\n\x13\x43ountTokensResponse\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\"\x13\n\x11ListModelsRequest\"@\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1c\n\x14max_model_len_tokens\x18\x02 \x01(\r\x12\r\n\x05\x64type\x18\x03 \x01(\t\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.triptych.v1.Model\"-\n\x17\x43\x61ncelGenerationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"-\n\x18\x43\x61ncelGenerationResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xdf\x02\n\x10InferenceService\x12I\n\x08Generate\x12\x1c.triptych.v1.GenerateRequest\x1a\x1d.triptych.v1.GenerateResponse0\x01\x12P\n\x0b\x43ountTokens\x12\x1f.triptych.v1.CountTokensRequest\x1a .triptych.v1.CountTokensResponse\x12M\n\nListModels\x12\x1e.triptych.v1.ListModelsRequest\x1a\x1f.triptych.v1.ListModelsResponse\x12_\n\x10\x43\x61ncelGeneration\x12$.triptych.v1.CancelGenerationRequest\x1a%.triptych.v1.CancelGenerationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bservices/pb/inference.proto\x12\x0btriptych.v1\"%\n\x0b\x43ontentPart\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x42\x06\n\x04part\"B\n\x07Message\x12\x0c\n\x04role\x18\x01 \x01(\t\x12)\n\x07\x63ontent\x18\x02 \x03(\x0b\x32\x18.triptych.v1.ContentPart\"\x8c\x01\n\x08Sampling\x12\x17\n\nmax_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04seed\x18\x03 \x01(\x04H\x02\x88\x01\x01\x12\x12\n\nignore_eos\x18\n \x01(\x08\x42\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x07\n\x05_seed\"\xc3\x02\n\x0fGenerateRequest\x12\x17\n\nrequest_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05model\x18\x02 \x01(\t\x12&\n\x08messages\x18\x03 \x03(\x0b\x32\x14.triptych.v1.Message\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12\x18\n\x10prompt_token_ids\x18\x05 \x03(\r\x12\'\n\x08sampling\x18\n \x01(\x0b\x32\x15.triptych.v1.Sampling\x12\x18\n\x0bttft_slo_ms\x18\x14 \x01(\rH\x01\x88\x01\x01\x12\x18\n\x0btpot_slo_ms\x18\x15 \x01(\rH\x02\x88\x01\x01\x12\x10\n\x08priority\x18\x16 \x01(\x05\x12\x18\n\x10include_timeline\x18\x1e \x01(\x08\x42\r\n\x0b_request_idB\x0e\n\x0c_ttft_slo_msB\x0e\n\x0c_tpot_slo_ms\"C\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\"L\n\x05\x44\x65lta\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\x12\x13\n\x0btoken_index\x18\x04 \x01(\r\"M\n\rTimelineEvent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\x11\n\toffset_us\x18\x04 \x01(\x03\"y\n\x08\x46inished\x12\r\n\x05index\x18\x01 \x01(\r\x12\x30\n\rfinish_reason\x18\x02 \x01(\x0e\x32\x19.triptych.v1.FinishReason\x12,\n\x08timeline\x18\x03 \x03(\x0b\x32\x1a.triptych.v1.TimelineEvent\"L\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x15\n\rcached_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\"\xcb\x01\n\x10GenerateResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\'\n\x07started\x18\x02 \x01(\x0b\x32\x14.triptych.v1.StartedH\x00\x12#\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x12.triptych.v1.DeltaH\x00\x12)\n\x08\x66inished\x18\x04 \x01(\x0b\x32\x15.triptych.v1.FinishedH\x00\x12#\n\x05usage\x18\x05 \x01(\x0b\x32\x12.triptych.v1.UsageH\x00\x42\x07\n\x05\x65vent\"[\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12&\n\x08messages\x18\x02 \x03(\x0b\x32\x14.triptych.v1.Message\x12\x0e\n\x06prompt\x18\x03 \x01(\t\",\n\x13\x43ountTokensResponse\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\"\x13\n\x11ListModelsRequest\"@\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1c\n\x14max_model_len_tokens\x18\x02 \x01(\r\x12\r\n\x05\x64type\x18\x03 \x01(\t\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.triptych.v1.Model\"-\n\x17\x43\x61ncelGenerationRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"-\n\x18\x43\x61ncelGenerationResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x08*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xdf\x02\n\x10InferenceService\x12I\n\x08Generate\x12\x1c.triptych.v1.GenerateRequest\x1a\x1d.triptych.v1.GenerateResponse0\x01\x12P\n\x0b\x43ountTokens\x12\x1f.triptych.v1.CountTokensRequest\x1a .triptych.v1.CountTokensResponse\x12M\n\nListModels\x12\x1e.triptych.v1.ListModelsRequest\x1a\x1f.triptych.v1.ListModelsResponse\x12_\n\x10\x43\x61ncelGeneration\x12$.triptych.v1.CancelGenerationRequest\x1a%.triptych.v1.CancelGenerationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'services.pb.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=1613
-  _globals['_FINISHREASON']._serialized_end=1708
+  _globals['_FINISHREASON']._serialized_start=1631
+  _globals['_FINISHREASON']._serialized_end=1726
   _globals['_CONTENTPART']._serialized_start=44
   _globals['_CONTENTPART']._serialized_end=81
   _globals['_MESSAGE']._serialized_start=83
@@ -40,33 +40,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLING']._serialized_start=152
   _globals['_SAMPLING']._serialized_end=292
   _globals['_GENERATEREQUEST']._serialized_start=295
-  _globals['_GENERATEREQUEST']._serialized_end=600
-  _globals['_STARTED']._serialized_start=602
-  _globals['_STARTED']._serialized_end=669
-  _globals['_DELTA']._serialized_start=671
-  _globals['_DELTA']._serialized_end=747
-  _globals['_TIMELINEEVENT']._serialized_start=749
-  _globals['_TIMELINEEVENT']._serialized_end=826
-  _globals['_FINISHED']._serialized_start=828
-  _globals['_FINISHED']._serialized_end=949
-  _globals['_USAGE']._serialized_start=951
-  _globals['_USAGE']._serialized_end=1027
-  _globals['_GENERATERESPONSE']._serialized_start=1030
-  _globals['_GENERATERESPONSE']._serialized_end=1233
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=1235
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1326
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1328
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1372
-  _globals['_LISTMODELSREQUEST']._serialized_start=1374
-  _globals['_LISTMODELSREQUEST']._serialized_end=1393
-  _globals['_MODEL']._serialized_start=1395
-  _globals['_MODEL']._serialized_end=1459
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1461
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1517
-  _globals['_CANCELGENERATIONREQUEST']._serialized_start=1519
-  _globals['_CANCELGENERATIONREQUEST']._serialized_end=1564
-  _globals['_CANCELGENERATIONRESPONSE']._serialized_start=1566
-  _globals['_CANCELGENERATIONRESPONSE']._serialized_end=1611
-  _globals['_INFERENCESERVICE']._serialized_start=1711
-  _globals['_INFERENCESERVICE']._serialized_end=2062
+  _globals['_GENERATEREQUEST']._serialized_end=618
+  _globals['_STARTED']._serialized_start=620
+  _globals['_STARTED']._serialized_end=687
+  _globals['_DELTA']._serialized_start=689
+  _globals['_DELTA']._serialized_end=765
+  _globals['_TIMELINEEVENT']._serialized_start=767
+  _globals['_TIMELINEEVENT']._serialized_end=844
+  _globals['_FINISHED']._serialized_start=846
+  _globals['_FINISHED']._serialized_end=967
+  _globals['_USAGE']._serialized_start=969
+  _globals['_USAGE']._serialized_end=1045
+  _globals['_GENERATERESPONSE']._serialized_start=1048
+  _globals['_GENERATERESPONSE']._serialized_end=1251
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1253
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=1344
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1346
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1390
+  _globals['_LISTMODELSREQUEST']._serialized_start=1392
+  _globals['_LISTMODELSREQUEST']._serialized_end=1411
+  _globals['_MODEL']._serialized_start=1413
+  _globals['_MODEL']._serialized_end=1477
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1479
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1535
+  _globals['_CANCELGENERATIONREQUEST']._serialized_start=1537
+  _globals['_CANCELGENERATIONREQUEST']._serialized_end=1582
+  _globals['_CANCELGENERATIONRESPONSE']._serialized_start=1584
+  _globals['_CANCELGENERATIONRESPONSE']._serialized_end=1629
+  _globals['_INFERENCESERVICE']._serialized_start=1729
+  _globals['_INFERENCESERVICE']._serialized_end=2080
 # @@protoc_insertion_point(module_scope)

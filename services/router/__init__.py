@@ -1,6 +1,6 @@
 """Placement and the life of a request; pure, hosted by the front door.
 
 Files in reading order: config (policies by name), view (what is known of the workers), filters, scorers, pickers,
-profiles (filter, score, pick), running (one request), retry (what is done again), flow (place, dispatch, follow, move,
-end).
+profiles (filter, score, pick), local_prefill (whether a decode worker computes the prompt), running (one request),
+retry (what is done again), flow (place, dispatch, follow, move, end).
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.core.config import Strict
+from services.core.config import CostConfig, Strict
 
 
 class RouterConfig(Strict):
@@ -27,3 +27,11 @@ class RouterConfig(Strict):
         ge=0,
         description="Prompts of at least this many tokens ask for an early grant (Splitwise); 0: never.",
     )
+    local_prefill: str = Field(
+        "never",
+        description="When a decode worker computes the prompt itself, by registered name: never, fallback or cheaper.",
+    )
+    local_prefill_max_tokens: int = Field(
+        128, ge=0, description="Longest prompt that a decode worker computes because that is cheaper."
+    )
+    cost: CostConfig = CostConfig()

@@ -24,6 +24,7 @@ from services.core.actions import (
 from services.core.clock import NS_PER_S
 from services.core.request import Discipline, FinishReason, Request, WorkerRef
 from services.router.config import RouterConfig
+from services.router.local_prefill import LOCAL_PREFILL, LocalQuestion
 from services.router.profiles import NoCandidate, Profile
 from services.router.retry import REFUSALS, count_move, may_move, next_attempt
 from services.router.running import GOOD_ENDS, Running
@@ -51,12 +52,14 @@ class RequestFlow:
         self._block_size = block_size
         self._move_silent_ns = int(config.move_silent_s * NS_PER_S)
         self._profile = Profile(config)
+        self._local_prefill = LOCAL_PREFILL.get(config.local_prefill)
         self._builder = ViewBuilder()
         self._running: dict[str, Running] = {}
         self._attempts = 0
         self._looked_ns = 0
         self._awake_since_ns = 0
         self._moves: Counter[str] = Counter()
+        self._placements: Counter[str] = Counter()
 
     def handle(self, now: int, event: Event) -> list[Action]:
         """One event in, the actions it causes out."""
@@ -100,21 +103,34 @@ class RequestFlow:
 
     def _place(
         self, now: int, running: Running, refused: list[WorkerRef] | None = None
-    ) -> tuple[WorkerView, WorkerView] | NoCandidate:
-        """Workers for both roles."""
+    ) -> tuple[WorkerView, WorkerView, str] | NoCandidate:
+        """Workers for both roles, and why so."""
         view = self._builder.snapshot()
         refused = running.refused if refused is None else refused
         avoided = running.failed + self._silent(now)
         prefill = self._profile.place(now, view, "prefill", running.request, refused, avoided, running.cached_on)
-        if isinstance(prefill, NoCandidate):
-            return prefill
-        # A worker that hosts both stages decodes its own prompts: there is nothing to hand off.
-        if "decode" in prefill.report.roles:
-            return prefill, prefill
+        # A worker of both roles decodes its own prompts: there is nothing to hand off.
+        if not isinstance(prefill, NoCandidate) and "decode" in prefill.report.roles:
+            return prefill, prefill, "colocated"
         decode = self._profile.place(now, view, "decode", running.request, refused, avoided)
-        return decode if isinstance(decode, NoCandidate) else (prefill, decode)
+        if isinstance(decode, NoCandidate):
+            return decode
+        known = None if isinstance(prefill, NoCandidate) else prefill
+        reason = self._why_local(running.request, known, decode)
+        if reason is not None:
+            return decode, decode, f"local_prefill/{reason}"
+        return prefill if isinstance(prefill, NoCandidate) else (prefill, decode, "handoff")
 
-    def _dispatch(self, running: Running, prefill: WorkerView, decode: WorkerView) -> Action:
+    def _why_local(self, request: Request, prefill: WorkerView | None, decode: WorkerView) -> str | None:
+        """Why the decode worker should compute the prompt itself, if it should and can."""
+        if "prefill" not in decode.report.stages:
+            return None
+        config = self._config
+        return self._local_prefill(
+            LocalQuestion(len(request.known_tokens), prefill, decode, config.cost, config.local_prefill_max_tokens)
+        )
+
+    def _dispatch(self, running: Running, prefill: WorkerView, decode: WorkerView, placement: str) -> Action:
         target = decode.worker
         running.request = replace(
             running.request,
@@ -125,7 +141,8 @@ class RequestFlow:
         running.cached_on = prefill.worker
         self._builder.dispatched(prefill.worker, len(running.request.known_tokens))
         self._builder.reserve_decode(target, 1)
-        return Dispatch(prefill.worker, running.request)
+        self._placements[placement] += 1
+        return Dispatch(prefill.worker, running.request, placement)
 
     def _discipline(self, request: Request) -> Discipline:
         """Splitwise: long prompts are sent while they are computed, short ones when they are done."""
@@ -300,6 +317,11 @@ class RequestFlow:
         """Attempts beyond the first, by `retried/<reason>` and `continued/<reason>`."""
         return dict(self._moves)
 
+    @property
+    def placements(self) -> dict[str, int]:
+        """Dispatches by what was chosen: `handoff`, `colocated`, `local_prefill/<reason>`."""
+        return dict(self._placements)
+
     def next_wake(self) -> int | None:
         """The first deadline, end of a wait, or look for silent workers."""
         if not self._running:
@@ -318,6 +340,7 @@ class RequestFlow:
             "looked_ns": self._looked_ns,
             "awake_since_ns": self._awake_since_ns,
             "moves": dict(self._moves),
+            "placements": dict(self._placements),
         }
 
     def check(self) -> None:

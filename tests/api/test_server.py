@@ -38,12 +38,15 @@ async def test_status_lists_the_last_reports(tmp_path: Path) -> None:
         status = await served.cluster.GetStatus(cluster_pb2.GetStatusRequest())
         assert (status.cluster_id, status.version, status.model) == ("c1", "1.2.3", "tiny")
         assert (status.front_door, status.ready, status.running_requests) == ("frontdoor-1", True, 0)
+        assert dict(status.counters) == {"handoff": 3, "retried/worker_lost": 1}
         decode, prefill = status.workers
         assert (decode.id, decode.role, prefill.id, prefill.role) == ("decode-0", "decode", "prefill-0", "prefill")
         assert (prefill.incarnation, prefill.pid, prefill.pool) == (PREFILL.incarnation, 11, "prefill")
         assert (prefill.kv_blocks_total, prefill.kv_blocks_used, prefill.kv_blocks_cached) == (100, 3, 2)
         assert (prefill.queued_prefill_tokens, prefill.running_decodes) == (5, 1)
         assert (prefill.leases, prefill.transfers, prefill.tasks, prefill.draining) == (1, 1, 4, False)
+        assert (prefill.waiting_offers, prefill.back_pressure) == (2, "blocks")
+        assert dict(prefill.counters) == {"preempted/no_blocks": 7}
         assert (prefill.dispatches, decode.dispatches) == (1, 0)
         assert json_format.MessageToDict(prefill)["incarnation"] == "11"
 

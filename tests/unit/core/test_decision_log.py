@@ -13,7 +13,7 @@ from services.core.codec import canonical, decode, encode
 from services.core.decision_log import DecisionLog, Replayed, replay
 from services.core.ports import Machine
 from services.core.request import WorkerRef
-from services.scheduling.mixed import MixedScheduler
+from services.scheduling.token_budget import TokenBudget
 from services.worker.assemble import core_from_header, log_header
 from tests.factories import make_request, make_spec
 from tests.world import MS, World
@@ -45,7 +45,7 @@ def record(num_requests: int = 8) -> dict[WorkerRef, list[str]]:
 
         core.handle = handle  # type: ignore[method-assign]
     for number in range(num_requests):
-        world.feed(P, Submit("door", make_request(f"r{number}", tuple(range(number, number + 9)), handoff_to=D)))
+        world.feed(P, Submit("door", make_request(f"r{number}", tuple(range(number, number + 12)), handoff_to=D)))
         world.run(world.now + 15 * MS)
     world.run(world.now + 5000 * MS)
     return logs
@@ -61,11 +61,8 @@ def test_a_recorded_run_replays_without_a_mismatch() -> None:
 
 def test_a_changed_policy_is_caught_at_the_first_affected_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = record()[P]
-    monkeypatch.setattr(
-        MixedScheduler,
-        "_schedule_chunks",
-        lambda self, rows, budget: budget,  # prompts wait one step longer
-    )
+    chunk = TokenBudget.chunk
+    monkeypatch.setattr(TokenBudget, "chunk", lambda self, start, *rest: 1 if start else chunk(self, start, *rest))
     result = replay(lines, build)
     first = next(
         entry["sequence"]

@@ -47,6 +47,8 @@ class FakeFlow:
         self.scripted: list[Action] = []
         self.workers: dict[str, SimpleNamespace] = {}
         self.sent_to: dict[str, WorkerRef] = {}
+        self.placements = {"handoff": 3}
+        self.moves = {"retried/worker_lost": 1}
 
     @property
     def view(self) -> SimpleNamespace:

@@ -37,10 +37,15 @@ def turn(role: str = "user", *texts: str) -> pb.Message:
 def test_a_whole_request(converter: Converter, model: ServedModel) -> None:
     sampling = pb.Sampling(max_tokens=7, temperature=0.8, seed=2**63 - 1, ignore_eos=True)
     message = pb.GenerateRequest(
-        request_id="a.b_c:d-1", model="tiny", messages=[turn("user", "Hi", " there")], sampling=sampling, ttft_slo_ms=1
+        request_id="a.b_c:d-1",
+        model="tiny",
+        messages=[turn("user", "Hi", " there")],
+        sampling=sampling,
+        ttft_slo_ms=1,
+        priority=-3,
     )
     request = converter.request(message, 1_000)
-    assert request.request_id == "a.b_c:d-1"
+    assert (request.request_id, request.priority) == ("a.b_c:d-1", -3)
     assert request.prompt == model.tokenizer.encode_chat([{"role": "user", "content": "Hi there"}])
     assert request.block_hashes == prompt_block_hashes(model.root, request.prompt, 16)
     assert len(request.block_hashes) == len(request.prompt) // 16 > 0
@@ -83,6 +88,7 @@ def test_token_ids_are_taken_as_they_are(converter: Converter) -> None:
             "messages[0].content[0]",
         ),
         ({"ttft_slo_ms": 0}, "ttft_slo_ms"),
+        ({"priority": 101}, "priority"),
         ({"tpot_slo_ms": 0}, "tpot_slo_ms"),
         ({"sampling": pb.Sampling(max_tokens=0)}, "sampling.max_tokens"),
         ({"sampling": pb.Sampling(temperature=-0.1)}, "sampling.temperature"),
