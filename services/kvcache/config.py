@@ -30,4 +30,7 @@ class TransferConfig(Strict):
     drain_timeout_s: float = Field(
         1.5, gt=0, description="A link that still moves parts of a transfer this long after its end is given up."
     )
+    quarantine_after: int = Field(
+        2, ge=1, le=100, description="Wrong checksums in a row on one link after which it is closed and built anew."
+    )
     max_attempts: int = Field(2, ge=1, le=10, description="Attempts of one hand-off, the first included.")

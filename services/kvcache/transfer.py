@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from services.core.actions import (
     Action,
     Event,
@@ -48,7 +50,7 @@ class Transfers:
         self._tombstones: dict[Key, tuple[TransferState, int]] = {}
         self._next_renew: int | None = None
         self._drain_ns = int(config.drain_timeout_s * NS_PER_S)
-        links = LinkBook(me, store_address, self._out)
+        links = LinkBook(me, store_address, self._out, config.quarantine_after)
         self._links = links
         self._sender = SenderEnd(me, blocks, links, self._out, config)
         self._receiver = ReceiverEnd(me, blocks, links, self._out, config)
@@ -227,6 +229,11 @@ class Transfers:
         return self._out.drain()
 
     # --- what others ask --------------------------------------------------------------------------------------
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What went wrong since the start, by `kind/reason`."""
+        return self._out.counts
 
     @property
     def num_leases(self) -> int:

@@ -161,11 +161,16 @@ class TransferEnd:
 
 
 class Outbox:
-    """Actions and notices of one `handle` call, in order."""
+    """Actions and notices of one `handle` call, in order.
+
+    Attributes:
+        counts: since the start, what went wrong by `kind/reason`.
+    """
 
     def __init__(self) -> None:
         self.actions: list[Action] = []
         self.notices: list[Notice] = []
+        self.counts: Counter[str] = Counter()
 
     def drain(self) -> tuple[list[Action], list[Notice]]:
         """Hand everything over and start empty."""

@@ -14,12 +14,14 @@ class LinkBook:
     The receiver numbers the epochs of a pair, so both ends agree on which rebuild they mean.
     """
 
-    def __init__(self, me: WorkerRef, store_address: str, out: Outbox) -> None:
+    def __init__(self, me: WorkerRef, store_address: str, out: Outbox, quarantine_after: int) -> None:
         self._me = me
         self.store_address = store_address
         self._out = out
         self._epochs: dict[WorkerRef, int] = {}
         self._open: dict[LinkKey, LinkRole] = {}
+        self._quarantine_after = quarantine_after
+        self._wrong: dict[LinkKey, int] = {}
 
     def to_receive(self, sender: WorkerRef) -> LinkKey:
         """The current link from `sender`, opened when it is new."""
@@ -41,17 +43,29 @@ class LinkBook:
         """Close a link; the next grant of the pair uses the next epoch."""
         if self._open.pop(link, None) is not None:
             self._out.actions.append(CloseLink(link, reason))
+            self._out.counts[f"link_condemned/{reason}"] += 1
+        self._wrong.pop(link, None)
         self._bump(link)
+
+    def checked(self, link: LinkKey, right: bool) -> None:
+        """A part's checksum was right or wrong; a link that is wrong again and again is condemned."""
+        self._wrong[link] = 0 if right else self._wrong.get(link, 0) + 1
+        if self._wrong[link] >= self._quarantine_after:
+            self.condemn(link, "checksum")
+        elif right:
+            del self._wrong[link]
 
     def lost(self, link: LinkKey) -> None:
         """The shell reported a link gone."""
         self._open.pop(link, None)
+        self._wrong.pop(link, None)
         self._bump(link)
 
     def peer_lost(self, peer: WorkerRef) -> None:
         """Close every link with a dead process and forget its epochs."""
         for link in [known for known in self._open if peer in (known.sender, known.receiver)]:
             del self._open[link]
+            self._wrong.pop(link, None)
             self._out.actions.append(CloseLink(link, "peer_lost"))
         self._epochs.pop(peer, None)
 
@@ -69,4 +83,5 @@ class LinkBook:
         return {
             "epochs": [[ref.worker_id, ref.incarnation, epoch] for ref, epoch in self._epochs.items()],
             "open": [[link.name, role] for link, role in self._open.items()],
+            "wrong": [[link.name, count] for link, count in self._wrong.items()],
         }

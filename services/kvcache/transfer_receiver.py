@@ -126,6 +126,8 @@ class ReceiverEnd:
         if transfer is None or (attempt, part) not in transfer.posted:
             return
         transfer.posted.remove((attempt, part))
+        if transfer.link is not None and error in ("", "checksum"):
+            self._links.checked(transfer.link, right=not error)
         if error and transfer.state not in TERMINAL:
             transfer.reason = "checksum" if error == "checksum" else "link_lost"
             self._step(now, transfer, Input.FAIL)

@@ -205,8 +205,12 @@ class SenderEnd:
             self._blocks.free(transfer.blocks)
 
     def _fail(self, now: int, transfer: Transfer, reason: str) -> None:
+        if transfer.state in (*TERMINAL, TransferState.COMMITTED):
+            return
+        again = transfer.attempt < self._max_attempts
+        self._out.counts[f"{'handoff_retried' if again else 'handoff_failed'}/{reason}"] += 1
         transfer.reason = reason
-        self._step(now, transfer, Input.RETRY if transfer.attempt < self._max_attempts else Input.FAIL)
+        self._step(now, transfer, Input.RETRY if again else Input.FAIL)
 
     def _send_offer(self, transfer: Transfer) -> None:
         early = transfer.discipline is Discipline.EARLY

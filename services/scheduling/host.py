@@ -316,8 +316,9 @@ class WorkerCore:
         )
 
     def counters(self) -> Counter[str]:
-        """How often something happened that nobody asked for, by `kind/reason`: ended, preempted, held_back."""
+        """How often something happened that nobody asked for, by `kind/reason`."""
         total = Counter({f"preempted/{reason}": count for reason, count in self._scheduler.preemptions.items()})
+        total.update(self._transfers.counts)
         for stage in self._stages.values():
             total.update(stage.counts())
         return total + self._ended

@@ -150,6 +150,27 @@ def test_a_checksum_mismatch_is_sent_again_and_a_second_one_fails_cleanly() -> N
         assert_clean(world)
 
 
+def test_a_link_that_is_wrong_twice_in_a_row_is_rebuilt_under_a_new_epoch() -> None:
+    world = World(lambda: MS)
+    world.add(P, make_core(P, ("prefill",)))
+    world.add(D, make_core(D, ("decode",)))
+    for number, failures in enumerate((2, 0)):
+        world.feed(P, Submit("door", make_request(f"r{number}", (number,) * 9, handoff_to=D)))
+        for _ in range(failures):
+            world.fail_next_part = "checksum"
+            seen = len(world.seen_parts)
+            while len(world.seen_parts) == seen:
+                world.run(world.now + MS)
+        world.run(world.now + 20 * S)
+    first, second = (outputs_of(world, make_request(f"r{number}"))[-1].finish for number in range(2))
+    assert (first, second) == (FinishReason.ERROR, FinishReason.LENGTH)
+    assert world.cores[D].counters()["link_condemned/checksum"] == 1
+    assert world.cores[P].counters()["handoff_retried/checksum"] == 1
+    # The sender may hear of the closed link before the receiver's word on the checksum.
+    assert sum(count for name, count in world.cores[P].counters().items() if name.startswith("handoff_failed/")) == 1
+    assert_clean(world)
+
+
 def test_a_draining_worker_takes_nothing_new() -> None:
     world = World(lambda: MS)
     world.add(P, make_core(P, ("prefill", "decode")))
