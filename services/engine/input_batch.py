@@ -10,8 +10,8 @@ from torch import Tensor
 
 from services.core.batch import Row
 from services.engine.attention import AttentionGroup, Span, as_tensor, plan
-from services.engine.checkpoint import ModelShape
 from services.engine.kv_pool import PagedKvPool
+from services.engine.model_shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,14 @@ class InputBatch:
         positions: [tokens] int64.
         slots: [tokens * 2 * kv_heads] int64, where each token's K heads, then V heads, go among the rows of a layer's
             pages seen as [2 * num_blocks * kv_heads * block_size, head_dim].
-        groups: the attention of every token.
+        groups: the attention of every token, for each window that a layer of the model has.
         sampled: [sampled rows] int64, the last token of each row that asks for a sample.
     """
 
     token_ids: Tensor
     positions: Tensor
     slots: Tensor
-    groups: list[AttentionGroup]
+    groups: dict[int | None, list[AttentionGroup]]
     sampled: Tensor
 
 
@@ -78,5 +78,6 @@ def build(rows: Sequence[Row], shape: ModelShape, pool: PagedKvPool) -> InputBat
     side = torch.arange(2).view(1, 2, 1) * pool.num_blocks
     page = (side + as_tensor(blocks).view(-1, 1, 1)) * pool.num_kv_heads + torch.arange(pool.num_kv_heads)
     slots = page * size + (position % size).view(-1, 1, 1)  # [tokens, 2, kv_heads]
-    groups = plan(spans, pool, shape.heads // shape.kv_heads)
+    group_size = shape.heads // shape.kv_heads
+    groups = {window: plan(spans, pool, group_size, window) for window in dict.fromkeys(shape.windows)}
     return InputBatch(as_tensor(token_ids), position, slots.flatten(), groups, as_tensor(sampled))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from services.core.errors import MemoryShortError
-from services.engine.checkpoint import ModelShape
+from services.engine.model_shape import ModelShape
 
 
 def num_blocks_for(memory_bytes: int, shape: ModelShape, block_size: int, dtype: str) -> int:

@@ -1,4 +1,4 @@
-"""Linear, norm, rotation and gated activation: every row's result is the same bits whichever rows share its batch."""
+"""Linear, norm and gated activation: every row's result is the same bits whichever rows share its batch."""
 
 from __future__ import annotations
 
@@ -158,31 +158,3 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
     """silu(gate) · up, where `gate_up` [rows, 2 * ffn] has the gate first (SwiGLU, Shazeer 2020)."""
     width = gate_up.shape[-1] // 2
     return functional.silu(gate_up[:, :width]).mul_(gate_up[:, width:])
-
-
-class Rotary:
-    """Rotary position embedding (Su et al., 2021) as one complex product.
-
-    A head's numbers must lie as neighbouring pairs (real, imaginary); `interleave` brings the rows of a projection,
-    which checkpoints keep half a head apart, into that order. Q and K are permuted alike, so their product is not.
-    """
-
-    def __init__(self, head_dim: int, theta: float, max_position: int) -> None:
-        frequencies = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-        angles = torch.outer(torch.arange(max_position, dtype=torch.float32), frequencies)
-        self._table = torch.complex(angles.cos(), angles.sin())  # [max_position, head_dim / 2]
-
-    def factors(self, positions: Tensor) -> Tensor:
-        """[tokens, 1, head_dim / 2] complex64, ready to multiply every head of each token."""
-        return self._table.index_select(0, positions).unsqueeze(1)
-
-    @staticmethod
-    def apply_(heads: Tensor, factors: Tensor) -> None:
-        """Rotate `heads` [tokens, heads, head_dim] float32 in place; the last dimension must be contiguous."""
-        torch.view_as_complex(heads.view(*heads.shape[:-1], -1, 2)).mul_(factors)
-
-    @staticmethod
-    def interleave(rows: Tensor, head_dim: int) -> Tensor:
-        """Reorder the first dimension of a projection or norm, head by head: i, i + head_dim / 2, i + 1, ..."""
-        halves = rows.view(-1, 2, head_dim // 2, *rows.shape[1:])
-        return halves.transpose(1, 2).reshape(rows.shape)

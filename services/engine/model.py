@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from services.engine.attention import attend
-from services.engine.checkpoint import ModelShape
 from services.engine.input_batch import InputBatch
 from services.engine.kv_pool import PagedKvPool
-from services.engine.layers import Linear, LinearFactory, Rotary, rms_norm, silu_and_mul
+from services.engine.layers import Linear, LinearFactory, rms_norm, silu_and_mul
+from services.engine.model_shape import ModelShape
 from services.engine.rank_group import RankGroup
+from services.engine.rope import Rotary
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Weights of one layer; fused projections are Q, K, V and gate, up in that order."""
+    """Weights of one layer; fused projections are Q, K, V and gate, up in that order; `window` as in `ModelShape`."""
 
     input_norm: Tensor
     qkv: Linear
@@ -28,6 +29,7 @@ class Layer:
     post_norm: Tensor
     gate_up: Linear
     down: Linear
+    window: int | None
 
 
 class Model:
@@ -50,38 +52,45 @@ class Model:
         self.dtype = dtype
         factory = LinearFactory(dtype)
         self._embedding = tensors["model.embed_tokens.weight"]
-        self._layers = [self._layer(f"model.layers.{index}.", tensors, factory) for index in range(shape.num_layers)]
+        self._layers = [self._layer(index, tensors, factory) for index in range(shape.num_layers)]
         self._norm = tensors["model.norm.weight"].to(torch.float32, copy=True)
         self._group = group
         # Rank 0 alone samples (see `Shard`).
         samples = group is None or group.rank == 0
         self._head = factory(self._embedding if shape.tied else tensors["lm_head.weight"]) if samples else None
-        self._rotary = Rotary(shape.head_dim, shape.rope_theta, shape.max_position)
+        self._rotary = Rotary(shape.rope, shape.head_dim, shape.max_position)
         self.notes = tuple(factory.notes)
 
-    def _layer(self, base: str, tensors: dict[str, Tensor], factory: LinearFactory) -> Layer:
-        head_dim = self.shape.head_dim
+    def _layer(self, index: int, tensors: dict[str, Tensor], factory: LinearFactory) -> Layer:
+        base, head_dim = f"model.layers.{index}.", self.shape.head_dim
         attention, mlp = base + "self_attn.", base + "mlp."
 
         def own(name: str) -> Tensor:
             return tensors[name].to(torch.float32, copy=True)  # a view would keep the whole file mapped
 
-        def fused(kind: str) -> Tensor:
+        def fused_qkv(kind: str) -> Tensor:
             q, k, v = (tensors[f"{attention}{name}_proj.{kind}"].float() for name in "qkv")
             return torch.cat([Rotary.interleave(q, head_dim), Rotary.interleave(k, head_dim), v])
+
+        def bias(name: str) -> Tensor | None:
+            return tensors.get(f"{name}_proj.bias")  # the shape has decided which of them there are
+
+        def fused_gate_up(kind: str) -> Tensor:
+            return torch.cat([tensors[f"{mlp}gate_proj.{kind}"], tensors[f"{mlp}up_proj.{kind}"]])
 
         def head_norm(name: str) -> Tensor | None:
             return Rotary.interleave(own(attention + name), head_dim) if self.shape.qk_norm else None
 
         return Layer(
             input_norm=own(base + "input_layernorm.weight"),
-            qkv=factory(fused("weight"), fused("bias") if self.shape.qkv_bias else None),
+            qkv=factory(fused_qkv("weight"), fused_qkv("bias") if self.shape.qkv_bias else None),
             q_norm=head_norm("q_norm.weight"),
             k_norm=head_norm("k_norm.weight"),
-            output=factory(tensors[attention + "o_proj.weight"]),
+            output=factory(tensors[attention + "o_proj.weight"], bias(attention + "o")),
             post_norm=own(base + "post_attention_layernorm.weight"),
-            gate_up=factory(torch.cat([tensors[mlp + "gate_proj.weight"], tensors[mlp + "up_proj.weight"]])),
-            down=factory(tensors[mlp + "down_proj.weight"]),
+            gate_up=factory(fused_gate_up("weight"), fused_gate_up("bias") if self.shape.mlp_bias else None),
+            down=factory(tensors[mlp + "down_proj.weight"], bias(mlp + "down")),
+            window=self.shape.windows[index],
         )
 
     def forward(
@@ -124,7 +133,7 @@ class Model:
         kv = heads[:, shape.heads :].reshape(-1, shape.head_dim)
         pages.view(-1, shape.head_dim).index_copy_(0, batch.slots, kv.to(pages.dtype))
         mixed = torch.empty(len(x), shape.heads, shape.head_dim)
-        attend(heads[:, : shape.heads], pages, batch.groups, mixed)
+        attend(heads[:, : shape.heads], pages, batch.groups[layer.window], mixed)
         return self._sum(layer.output(mixed.flatten(1)))
 
     def _sum(self, part: Tensor) -> Tensor:

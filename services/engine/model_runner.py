@@ -14,10 +14,11 @@ from services.core.batch import Row, SampleSpec, ScheduledBatch, StepOutput
 from services.core.clock import Clock, WallClock
 from services.core.errors import MemoryShortError
 from services.core.ports import RunnerLost
-from services.engine.checkpoint import KV_DTYPE, ModelShape, read_shape
+from services.engine.checkpoint import read_shape
 from services.engine.input_batch import build
 from services.engine.kv_pool import PagedKvPool, num_blocks_for
 from services.engine.model import Model
+from services.engine.model_shape import KV_DTYPE, ModelShape
 from services.engine.sampler import sample
 from services.engine.step_progress import StepProgress
 from services.engine.weights import load_tensors

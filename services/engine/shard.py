@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from services.core.errors import ConfigError
-from services.engine.checkpoint import ModelShape
+from services.engine.model_shape import ModelShape
 
 Cut = tuple[slice, ...]
 """What of a tensor to read, one slice a dimension."""

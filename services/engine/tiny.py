@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from services.engine.checkpoint import ModelShape
+from services.engine.hf_config import ARCHITECTURES
+from services.engine.model_shape import ModelShape, Rope
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -37,7 +39,6 @@ def tiny_shape(**overrides: Any) -> ModelShape:
         "head_dim": 16,
         "ffn": 128,
         "vocab": 384,
-        "rope_theta": 10000.0,
         "norm_eps": 1e-5,
         "tied": False,
         "max_position": 2048,
@@ -69,10 +70,9 @@ def save_tiny(folder: Path, seed: int = 0, **overrides: Any) -> ModelShape:
     tokenizer.save(str(folder / "tokenizer.json"))
     shape, tensors = tiny_model(seed, **({"vocab": tokenizer.get_vocab_size()} | overrides))
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    families = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3"}
     config = {
         "architectures": [shape.architecture],
-        "model_type": families.get(shape.architecture, "mistral"),
+        "model_type": ARCHITECTURES[shape.architecture],
         "num_hidden_layers": shape.num_layers,
         "hidden_size": shape.hidden,
         "num_attention_heads": shape.heads,
@@ -80,11 +80,15 @@ def save_tiny(folder: Path, seed: int = 0, **overrides: Any) -> ModelShape:
         "head_dim": shape.head_dim,
         "intermediate_size": shape.ffn,
         "vocab_size": shape.vocab,
-        "rope_theta": shape.rope_theta,
+        "rope_parameters": _rope_parameters(shape.rope),
         "rms_norm_eps": shape.norm_eps,
         "tie_word_embeddings": shape.tied,
         "max_position_embeddings": shape.max_position,
-        "sliding_window": None,
+        "attention_bias": shape.qkv_bias,
+        "mlp_bias": shape.mlp_bias,
+        "sliding_window": shape.window,
+        "use_sliding_window": shape.window is not None,
+        "layer_types": ["full_attention" if window is None else "sliding_attention" for window in shape.windows],
         "hidden_act": "silu",
         "bos_token_id": shape.bos_token_id,
         "eos_token_id": list(shape.eos_token_ids),
@@ -98,6 +102,20 @@ def save_tiny(folder: Path, seed: int = 0, **overrides: Any) -> ModelShape:
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return shape
+
+
+def _rope_parameters(rope: Rope) -> dict[str, Any]:
+    """Under Hugging Face's names."""
+    if rope.kind == "default":
+        return {"rope_type": "default", "rope_theta": rope.theta}
+    renamed = {
+        "theta": "rope_theta",
+        "kind": "rope_type",
+        "original_max_position": "original_max_position_embeddings",
+        "pair_factors": "long_factor",
+    }
+    found = {renamed.get(name, name): value for name, value in asdict(rope).items()}
+    return found | {"short_factor": rope.pair_factors}
 
 
 def train_tokenizer() -> Tokenizer:

@@ -14,11 +14,12 @@ from torch import Tensor
 from services.core.batch import Row
 from services.core.clock import Clock
 from services.core.ports import LinkError, RunnerLost
-from services.engine.checkpoint import KV_DTYPE, read_shape
+from services.engine.checkpoint import read_shape
 from services.engine.input_batch import build
 from services.engine.kv_pool import PagedKvPool, num_blocks_for
 from services.engine.model import Model
 from services.engine.model_runner import ModelRunner, check_memory
+from services.engine.model_shape import KV_DTYPE
 from services.engine.rank_group import RankGroup, Words
 from services.engine.shard import shard_of
 from services.engine.weights import load_shard

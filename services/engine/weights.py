@@ -7,7 +7,8 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from services.engine.checkpoint import ModelShape, check_folder, weight_files
+from services.engine.checkpoint import check_folder, weight_files
+from services.engine.model_shape import ModelShape
 from services.engine.shard import Shard
 
 EMBEDDING = "model.embed_tokens.weight"

@@ -184,7 +184,7 @@ def load_model(config: ModelConfig, folder: Path, block_size: int) -> ServedMode
     root = root_hash(
         model_digest=model_digest(folder),
         dtype=config.dtype,
-        rope=f"theta={shape.rope_theta}",
+        rope=str(shape.rope),
         block_size=block_size,
         salt=NO_AUTH_SALT,
     )

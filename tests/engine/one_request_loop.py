@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from services.core.batch import Row, SampleSpec
-from services.engine.checkpoint import KV_DTYPE
 from services.engine.input_batch import build
 from services.engine.kv_pool import PagedKvPool
 from services.engine.model import Model
 from services.engine.model_runner import digest_of
+from services.engine.model_shape import KV_DTYPE
 from services.engine.sampler import sample
 
 BLOCK_SIZE = 16

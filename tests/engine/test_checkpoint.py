@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from services.core.errors import ModelError
 from services.engine import checkpoint
 from services.engine.checkpoint import model_digest, prepare_model, read_shape
-from services.engine.tiny import tiny_shape
+from services.engine.model_shape import Rope
+from services.engine.tiny import save_tiny, tiny_shape
 from services.engine.weights import load_tensors
 
 
@@ -22,6 +24,10 @@ from services.engine.weights import load_tensors
 def folder(tiny_folder: Path, tmp_path: Path) -> Path:
     """A copy of the tiny model that a test may damage."""
     return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+
+
+QWEN2 = {"architectures": ["Qwen2ForCausalLM"]}
+YARN = {"type": "yarn", "factor": 4.0}
 
 
 def edit(folder: Path, **changes: Any) -> None:
@@ -42,25 +48,56 @@ def test_the_shape_is_read_from_both_files(folder: Path) -> None:
     assert read_shape(folder) == tiny_shape()
     (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
     edit(folder, rope_theta=None, rope_parameters={"rope_type": "default", "rope_theta": 500000.0})
-    assert (read_shape(folder).eos_token_ids, read_shape(folder).rope_theta) == ((7,), 500000.0)
+    assert (read_shape(folder).eos_token_ids, read_shape(folder).rope) == ((7,), Rope(500000.0))
     (folder / "generation_config.json").unlink()
-    edit(folder, num_key_value_heads=None, head_dim=None, sliding_window=512)
+    edit(folder, num_key_value_heads=None, head_dim=None)
     shape = read_shape(folder)
-    assert (shape.eos_token_ids, shape.kv_heads, shape.head_dim, shape.max_position) == ((2,), 4, 16, 512)
-    edit(folder, use_sliding_window=False)
-    assert read_shape(folder).max_position == 2048
+    assert (shape.eos_token_ids, shape.kv_heads, shape.head_dim, shape.max_position) == ((2,), 4, 16, 2048)
+    edit(folder, architectures=None, rope_parameters=None, rope_theta=7.0)
+    assert (read_shape(folder).architecture, read_shape(folder).rope) == ("LlamaForCausalLM", Rope(7.0))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["GPT2LMHeadModel"]}, "architecture GPT2LMHeadModel is not served; choose one of Llama"),
-        ({"architectures": None}, "architecture none is not served"),
+        (
+            {"architectures": ["GPT2LMHeadModel"]},
+            "architectures = 'GPT2LMHeadModel' is not served; choose a model with 'LlamaForCausalLM' or 'Mis",
+        ),
+        (
+            {"architectures": None, "model_type": "gemma"},
+            "model_type = 'gemma' is not served; choose a model with 'llama' or 'mistral' or 'qwen2' or 'qwen3'",
+        ),
         ({"hidden_size": None}, "the key 'hidden_size' is missing"),
         ({"num_hidden_layers": "many"}, "invalid literal"),
-        ({"rope_scaling": {"rope_type": "llama3"}}, "rotary scaling 'llama3' is not served"),
-        ({"attention_bias": True}, "attention_bias and mlp_bias are not served"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not served"),
+        ({"num_attention_heads": 5}, "num_attention_heads = 5 must be a multiple of num_key_value_heads = 2"),
+        ({"num_attention_heads": 0}, "num_attention_heads = 0 must be a multiple"),
+        (
+            {"rope_scaling": {"rope_type": "mrope"}},
+            r"rope_scaling.rope_type = 'mrope' is not served; .* or 'llama3' or",
+        ),
+        ({"rope_scaling": {"type": "llama3", "factor": 2}}, "the key 'low_freq_factor' is missing"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "the key 'factor' is missing"),
+        ({"rope_parameters": {"full_attention": {}}}, "rope_parameters differs by layer type, which is not served"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}},
+            "longrope with short_factor other than long_factor is not served: cached keys cannot follow",
+        ),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5 is not served; choose a model with 1.0"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config.quant_method = 'gptq' is not served"),
+        ({"architectures": ["Qwen3ForCausalLM"], "mlp_bias": True}, "mlp_bias = True is not served"),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 0}, "sliding_window = 0: give at least 1"),
+        (
+            {"architectures": ["Qwen2ForCausalLM"], "layer_types": ["linear_attention"] * 2},
+            "layer_types = .*: give one of",
+        ),
+        (
+            {"architectures": ["Qwen2ForCausalLM"], "layer_types": ["sliding_attention", "full_attention"]},
+            "layer_types has sliding_attention; give sliding_window and use_sliding_window = true",
+        ),
+        ({"attention_bias": True}, r"tensor model\.layers\.0\.self_attn\.q_proj\.bias is missing"),
+        ({"hidden_act": "gelu"}, "hidden_act = 'gelu' is not served; choose a model with 'silu' or 'swish'"),
+        ({"num_hidden_layers": 1}, r"tensor model\.layers\.1\..* has no place in a LlamaForCausalLM"),
         ({"num_hidden_layers": 3}, "tensor model.layers.2.input_layernorm.weight is missing"),
         (
             {"intermediate_size": 96},
@@ -77,6 +114,29 @@ def test_a_wrong_config_is_named(folder: Path, tmp_path: Path, changes: dict[str
     with pytest.raises(ModelError, match=message) as caught:
         prepare_model(folder, tmp_path)
     assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows", "max_position"),
+    [
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 512}, (512, 512), 2048),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 2048}, (None, None), 2048),
+        ({"architectures": ["LlamaForCausalLM"], "sliding_window": 512}, (None, None), 2048),
+        (QWEN2 | {"sliding_window": 512, "use_sliding_window": False}, (None, None), 2048),
+        (QWEN2 | {"sliding_window": 512, "max_window_layers": 1}, (None, 512), 2048),
+        (QWEN2 | {"sliding_window": 512}, (None, None), 2048),
+        (QWEN2 | {"sliding_window": 9, "layer_types": ["sliding_attention", "full_attention"]}, (9, None), 2048),
+        ({"rope_scaling": YARN | {"original_max_position_embeddings": 1024}}, (None, None), 4096),
+        ({"rope_scaling": YARN}, (None, None), 8192),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, (None, None), 2048),
+    ],
+)
+def test_windows_and_lengths(
+    folder: Path, changes: dict[str, Any], windows: tuple[int | None, ...], max_position: int
+) -> None:
+    edit(folder, **({"layer_types": None, "use_sliding_window": True} | changes))
+    shape = read_shape(folder)
+    assert (shape.windows, shape.max_position) == (windows, max_position)
 
 
 def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
@@ -112,6 +172,19 @@ def test_damaged_files_are_named(folder: Path, tmp_path: Path) -> None:
         (folder / "config.json").write_text(text)
         with pytest.raises(ModelError, match=r"config\.json: .*; fetch it again"):
             prepare_model(folder, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["linear", "llama3", "yarn"])
+def test_a_tiny_model_is_written_as_it_is_read(tmp_path: Path, kind: str) -> None:
+    options: dict[str, Any] = {"rope": Rope(5.0, kind, 3.0, 0 if kind == "linear" else 128)}
+    if kind == "llama3":
+        options |= {"qkv_bias": True, "output_bias": True, "mlp_bias": True}
+    if kind == "yarn":
+        options["rope"] = replace(options["rope"], attention_factor=0.9, beta_slow=2.0, truncate=False)
+        options |= {"architecture": "Qwen3ForCausalLM", "qk_norm": True, "window": 100, "windowed_layers": (1,)}
+    written = save_tiny(tmp_path, **options)
+    assert read_shape(tmp_path) == written
+    load_tensors(prepare_model(tmp_path, tmp_path / "cache"))
 
 
 def test_a_sharded_checkpoint_is_read_through_its_index(folder: Path, tmp_path: Path) -> None:

@@ -25,5 +25,5 @@ def test_the_rule_catches_a_wrong_token(smollm2: Model, reference: Reference) ->
 
 def test_the_shape_is_the_default_models(smollm2: Model) -> None:
     shape = smollm2.shape
-    assert (shape.num_layers, shape.hidden, shape.vocab, shape.rope_theta) == (30, 576, 49152, 100000.0)
+    assert (shape.num_layers, shape.hidden, shape.vocab, shape.rope.theta) == (30, 576, 49152, 100000.0)
     assert (shape.max_position, shape.eos_token_ids, shape.kv_bytes_per_token("float32")) == (8192, (2,), 46080)

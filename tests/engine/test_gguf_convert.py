@@ -1,13 +1,15 @@
 """GGUF conversion: equal to the original weights and to transformers' reading, once, safe against two starters."""
 
 import json
+import math
 import threading
+import tracemalloc
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,98 +18,66 @@ from tokenizers import Tokenizer
 from services.core.errors import ModelError
 from services.engine import gguf_convert
 from services.engine.checkpoint import prepare_model, read_shape
-from services.engine.tiny import CHAT_TEMPLATE, SENTENCES, SPECIAL_TOKENS, tiny_model, train_tokenizer
+from services.engine.model import Model
+from services.engine.model_shape import Rope
+from services.engine.tiny import CHAT_TEMPLATE, SENTENCES, tiny_model, train_tokenizer
+from services.engine.weights import load_tensors
+from tests.engine.families import expected_logits, logits_at_ends, prompt_of, save_family
+from tests.engine.gguf_files import write_gguf
 
-OURS_TO_GGUF = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-    **{ours: theirs for theirs, ours in gguf_convert.LAYER_NAMES.items()},
-}
-
-
-def gguf_name(name: str) -> str:
-    base, kind = name.rsplit(".", 1)
-    if not base.startswith("model.layers."):
-        return f"{OURS_TO_GGUF[base]}.{kind}"
-    layer, part = base.removeprefix("model.layers.").split(".", 1)
-    return f"blk.{layer}.{OURS_TO_GGUF[part]}.{kind}"
+Q8 = gguf.GGMLQuantizationType.Q8_0
+YARN = Rope(1e4, "yarn", 4.0, 64, attention_factor=0.1 * math.log(4.0) + 1)
 
 
-def permuted(values: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of a Q or K projection as Llama's GGUF files keep them: pairs side by side."""
-    return values.view(heads, 2, -1, values.shape[-1]).transpose(1, 2).reshape(values.shape)
-
-
-def write_gguf(
-    file: Path,
-    family: str = "llama",
-    quantised: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
-    drop: str = "",
-    extra: str = "",
-    **options: Any,
-) -> dict[str, torch.Tensor]:
-    """A tiny model as a GGUF file; returns its tensors by Hugging Face's names."""
-    tokenizer = train_tokenizer()
-    shape, tensors = tiny_model(7, vocab=tokenizer.get_vocab_size(), **options)
-    writer = gguf.GGUFWriter(file, family)
-    writer.add_block_count(shape.num_layers)
-    writer.add_context_length(shape.max_position)
-    writer.add_embedding_length(shape.hidden)
-    writer.add_feed_forward_length(shape.ffn)
-    writer.add_head_count(shape.heads)
-    writer.add_head_count_kv(shape.kv_heads)
-    writer.add_key_length(shape.head_dim)
-    writer.add_value_length(shape.head_dim)
-    writer.add_rope_freq_base(shape.rope_theta)
-    writer.add_layer_norm_rms_eps(shape.norm_eps)
-    writer.add_vocab_size(shape.vocab)
-    model = json.loads(tokenizer.to_str())["model"]
-    words = sorted(model["vocab"], key=model["vocab"].get)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(words)
-    writer.add_token_types([3 if word in SPECIAL_TOKENS else 1 for word in words])
-    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_chat_template(CHAT_TEMPLATE)
-    for name, values in tensors.items():
-        heads = {"q_proj.weight": shape.heads, "k_proj.weight": shape.kv_heads}.get(name.split("attn.")[-1])
-        stored = (permuted(values, heads) if heads and family == "llama" else values).numpy()
-        kind = quantised if stored.ndim == 2 else gguf.GGMLQuantizationType.F32
-        if gguf_name(name) != drop:
-            writer.add_tensor(gguf_name(name), gguf.quants.quantize(stored, kind), raw_dtype=kind)
-    if extra:
-        writer.add_tensor(extra, np.zeros(8, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def write_tiny(file: Path, drop: str = "", extra: str = "", **options: Any) -> dict[str, torch.Tensor]:
+    """A tiny model as a file; `options` are for the shape and `write_gguf`. Returns its tensors."""
+    names = ("family", "quantised", "pre")
+    ours = {name: value for name, value in options.items() if name not in names and "__" not in name}
+    shape, tensors = tiny_model(7, vocab=train_tokenizer().get_vocab_size(), **ours)
+    rest = {name: value for name, value in options.items() if name not in ours}
+    write_gguf(file, shape, tensors, drop=drop, extra=extra, **rest)
     return tensors
 
 
 @pytest.mark.parametrize(
-    ("family", "options"),
+    "options",
     [
-        ("llama", {}),
-        ("llama", {"tied": True}),
-        ("qwen2", {"architecture": "Qwen2ForCausalLM", "qkv_bias": True}),
-        ("qwen3", {"architecture": "Qwen3ForCausalLM", "qk_norm": True}),
+        {},
+        {"tied": True},
+        {"heads": 3, "kv_heads": 1, "head_dim": 32},
+        {"qkv_bias": True, "output_bias": True, "mlp_bias": True},
+        {"rope": Rope(1e4, "linear", 2.5)},
+        {"rope": YARN},
+        {"rope": replace(YARN, attention_factor=1.25, beta_fast=16.0)},
+        {"architecture": "MistralForCausalLM", "window": 40, "windowed_layers": (0, 1)},
+        {"architecture": "MistralForCausalLM", "family": "mistral"},
+        {"architecture": "Qwen2ForCausalLM", "qkv_bias": True, "rope": YARN},
+        {"architecture": "Qwen3ForCausalLM", "qk_norm": True, "head_dim": 32, "rope": Rope(1e6)},
     ],
 )
-def test_a_float_file_comes_back_bit_by_bit(tmp_path: Path, family: str, options: dict[str, Any]) -> None:
-    tensors = write_gguf(tmp_path / "Tiny.gguf", family, **options)
+def test_a_float_file_comes_back_bit_by_bit(tmp_path: Path, options: dict[str, Any]) -> None:
+    tensors = write_tiny(tmp_path / "Tiny.gguf", **options)
     folder = prepare_model(tmp_path / "Tiny.gguf", tmp_path / "cache")
     assert folder.parent == tmp_path / "cache" and folder.name.startswith("tiny-")
+    options.pop("family", None)
     assert read_shape(folder) == tiny_model(7, vocab=read_shape(folder).vocab, **options)[0]
     converted = load_file(folder / "model.safetensors")
     assert converted.keys() == tensors.keys()
     assert all(torch.equal(converted[name], tensors[name]) for name in tensors)
 
 
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_sixteen_bit_floats_are_kept_as_they_are(tmp_path: Path, kind: str) -> None:
+    tensors = write_tiny(tmp_path / "tiny.gguf", quantised=gguf.GGMLQuantizationType[kind])
+    converted = load_file(prepare_model(tmp_path / "tiny.gguf", tmp_path / "cache") / "model.safetensors")
+    dtype = {"F16": torch.float16, "BF16": torch.bfloat16}[kind]
+    for name, values in tensors.items():
+        stored = dtype if values.ndim == 2 else torch.float32
+        assert converted[name].dtype == stored and torch.equal(converted[name], values.to(stored)), name
+
+
 def test_a_quantised_file_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "tiny.gguf", quantised=gguf.GGMLQuantizationType.Q8_0)
+    write_tiny(tmp_path / "tiny.gguf", quantised=Q8)
     converted = load_file(prepare_model(tmp_path / "tiny.gguf", tmp_path / "cache") / "model.safetensors")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -118,8 +88,44 @@ def test_a_quantised_file_is_read_as_transformers_reads_it(tmp_path: Path) -> No
     assert all(torch.equal(converted[name], theirs[name]) for name in converted)
 
 
+@pytest.mark.parametrize(
+    ("family", "rope"),
+    [
+        ("llama-biased", "llama3"),
+        ("llama", "yarn"),
+        ("mistral-window", "default"),
+        ("qwen2", "yarn"),
+        ("qwen3", "linear"),
+    ],
+)
+def test_a_converted_model_computes_what_the_original_does(tmp_path: Path, family: str, rope: str) -> None:
+    theirs = save_family(tmp_path / "original", family, rope)
+    shape, tensors = load_tensors(tmp_path / "original")
+    write_gguf(tmp_path / "model.gguf", shape, tensors)
+    model = Model(*load_tensors(prepare_model(tmp_path / "model.gguf", tmp_path / "cache")), "float32")
+    ids = prompt_of(300)
+    ends = [130, 257, *range(290, 301)]
+    expected = expected_logits(theirs, ids)[[end - 1 for end in ends]]
+    assert (logits_at_ends(model, ids, ends) - expected).abs().max() < 1e-4
+
+
+def test_conversion_takes_memory_for_a_piece_not_for_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = write_tiny(tmp_path / "tiny.gguf", quantised=Q8, hidden=512, ffn=4096, tied=True)
+    size = 4 * sum(values.numel() for values in tensors.values())
+    monkeypatch.setattr(gguf_convert, "PIECE_BYTES", 2**18)
+    prepare_model(tmp_path / "tiny.gguf", tmp_path / "warm")  # imports are no part of it
+    tracemalloc.start()
+    try:
+        folder = prepare_model(tmp_path / "tiny.gguf", tmp_path / "cache")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (folder / "model.safetensors").stat().st_size > size
+    assert peak < size / 4, (peak, size)
+
+
 def test_the_tokenizer_comes_along(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "tiny.gguf")
+    write_tiny(tmp_path / "tiny.gguf")
     folder = prepare_model(tmp_path / "tiny.gguf", tmp_path / "cache")
     original, converted = train_tokenizer(), Tokenizer.from_file(str(folder / "tokenizer.json"))
     for text in (*SENTENCES, "<|im_start|>user\nÜber 2024 naïve 東京 🙂<|im_end|>"):
@@ -137,7 +143,7 @@ def test_the_default_models_tokenizer_is_the_one_transformers_makes(smollm2_fold
 
 
 def test_conversion_happens_once(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "tiny.gguf")
+    write_tiny(tmp_path / "tiny.gguf")
     said: list[str] = []
     first = prepare_model(tmp_path / "tiny.gguf", tmp_path / "cache", lambda what, _share: said.append(what))
     written = (first / "model.safetensors").stat().st_mtime_ns
@@ -145,14 +151,14 @@ def test_conversion_happens_once(tmp_path: Path) -> None:
     said.clear()
     assert prepare_model(tmp_path / "tiny.gguf", tmp_path / "cache", lambda what, _share: said.append(what)) == first
     assert said == ["the model is converted"] and (first / "model.safetensors").stat().st_mtime_ns == written
-    write_gguf(tmp_path / "tiny.gguf", tied=True)
+    write_tiny(tmp_path / "tiny.gguf", tied=True)
     assert prepare_model(tmp_path / "tiny.gguf", tmp_path / "cache") != first
 
 
 def test_two_starters_convert_once_and_a_killed_one_leaves_no_trace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_gguf(tmp_path / "tiny.gguf")
+    write_tiny(tmp_path / "tiny.gguf")
     cache = tmp_path / "cache"
     name = f"tiny-{gguf_convert.fingerprint(tmp_path / 'tiny.gguf')}"
     (cache / f".{name}.partial").mkdir(parents=True)
@@ -175,22 +181,34 @@ def test_two_starters_convert_once_and_a_killed_one_leaves_no_trace(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"family": "gpt2"}, "architecture 'gpt2' is not served; choose one of llama"),
+        (
+            {"family": "gpt2"},
+            "general.architecture = 'gpt2' is not served; choose a model with llama or mistral or qwen2",
+        ),
         ({"drop": "blk.1.ffn_up.weight"}, r"tensor model\.layers\.1\.mlp\.up_proj\.weight is missing"),
         ({"drop": "token_embd.weight"}, r"tensor token_embd\.weight is missing"),
-        ({"extra": "rope_freqs.weight"}, "rotary scaling is not served"),
+        (
+            {"extra": "rope_freqs.weight", "rope": YARN},
+            "rope_freqs.weight = '8 numbers' is not served; choose a model ",
+        ),
+        (
+            {"llama__rope__scaling__type": "longrope"},
+            r"llama\.rope\.scaling\.type = 'longrope' is not served; .* linear",
+        ),
+        ({"split__count": 3}, r"split\.count = 3 is not served; choose a model with all in one file"),
+        ({"head_dim": 32, "llama__attention__value_length": 16}, r"llama\.attention\.value_length = 16 is not served"),
         ({"extra": "blk.0.ffn_gate_exps.weight"}, r"tensor blk\.0\.ffn_gate_exps\.weight belongs to no served"),
     ],
 )
-def test_a_file_that_cannot_be_served_is_refused(tmp_path: Path, options: dict[str, str], message: str) -> None:
-    write_gguf(tmp_path / "bad.gguf", **options)
+def test_a_file_that_cannot_be_served_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    write_tiny(tmp_path / "bad.gguf", **options)
     with pytest.raises(ModelError, match=message):
         prepare_model(tmp_path / "bad.gguf", tmp_path / "cache")
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "whole.gguf")
+    write_tiny(tmp_path / "whole.gguf")
     whole = (tmp_path / "whole.gguf").read_bytes()
     for name, content in {
         "cut": whole[:3000],

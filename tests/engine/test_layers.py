@@ -10,12 +10,13 @@ from services.engine.layers import (
     LinearFactory,
     PackedLinear,
     PlainLinear,
-    Rotary,
     probe_rows,
     rms_norm,
     rows_are_invariant,
     silu_and_mul,
 )
+from services.engine.model_shape import Rope
+from services.engine.rope import Rotary
 
 INVARIANT = [PlainLinear, PackedLinear, HalfLinear]
 SIZES = [(960, 576), (576, 576), (3072, 576), (576, 1536), (384, 64), (64, 128)]
@@ -93,7 +94,7 @@ def test_rotary_is_the_half_split_rotation_of_checkpoints() -> None:
     expected = torch.cat(
         [first * angles.cos() - second * angles.sin(), second * angles.cos() + first * angles.sin()], dim=-1
     )
-    rotary = Rotary(head_dim, theta, 100)
+    rotary = Rotary(Rope(theta), head_dim, 100)
 
     def interleave(values: torch.Tensor) -> torch.Tensor:
         return Rotary.interleave(values.reshape(-1, head_dim).t().contiguous(), head_dim).t().view(values.shape)

@@ -10,6 +10,7 @@ from services.core.batch import Row, SampleSpec
 from services.engine.input_batch import build
 from services.engine.kv_pool import PagedKvPool
 from services.engine.model import Model
+from services.engine.model_shape import Rope
 from services.engine.tiny import save_tiny
 from services.engine.weights import load_tensors
 from tests.engine.reference_rule import Reference
@@ -38,7 +39,7 @@ def logits_of(model: Model, ids: tuple[int, ...]) -> torch.Tensor:
         ("LlamaForCausalLM", {"tied": True, "heads": 8, "kv_heads": 1, "head_dim": 32}),
         ("MistralForCausalLM", {"kv_heads": 4}),
         ("Qwen2ForCausalLM", {"qkv_bias": True}),
-        ("Qwen3ForCausalLM", {"qk_norm": True, "head_dim": 32, "rope_theta": 1e6}),
+        ("Qwen3ForCausalLM", {"qk_norm": True, "head_dim": 32, "rope": Rope(1e6)}),
     ],
 )
 def test_logits_match_transformers(tmp_path: Path, architecture: str, options: dict[str, object]) -> None:

@@ -1,0 +1,52 @@
+"""The tokenizer inside a .gguf file as Hugging Face's files: tokenizer.json, tokenizer_config.json, chat template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from services.engine.gguf_config import Metadata
+
+# Pre-tokenizers of byte-level BPE that are GPT-2's pattern; any other kind goes through transformers, which is slower.
+GPT2_PATTERNS = ("gpt-2", "default", "smollm")
+CONTROL_TOKEN = 3
+
+
+def write_tokenizer(metadata: Metadata, folder: Path) -> None:
+    """tokenizer.json, tokenizer_config.json and the chat template."""
+    kind = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
+    if kind[0] != "gpt2" or kind[1] not in GPT2_PATTERNS:
+        from transformers import AutoTokenizer
+
+        AutoTokenizer.from_pretrained(metadata.source.parent, gguf_file=metadata.source.name).save_pretrained(folder)
+        return
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    tokens: list[str] = metadata.get("tokenizer.ggml.tokens")
+    merges = [tuple(merge.split(" ")) for merge in metadata.get("tokenizer.ggml.merges")]
+    kinds = metadata.get("tokenizer.ggml.token_type")
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    control = [token for token, kind_of in zip(tokens, kinds, strict=True) if kind_of == CONTROL_TOKEN]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    special = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "pad_token": "padding_token_id"}
+    known = {name: metadata.get(f"tokenizer.ggml.{key}", optional=True) for name, key in special.items()}
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "add_bos_token": metadata.get("tokenizer.ggml.add_bos_token", False),
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": metadata.get("{arch}.context_length"),
+            **{name: tokens[index] for name, index in known.items() if index is not None},
+            "chat_template": metadata.get("tokenizer.chat_template", ""),
+        },
+    )
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Indented, with sorted keys."""
+    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
