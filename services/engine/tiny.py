@@ -87,12 +87,13 @@ def save_tiny(folder: Path, seed: int = 0, **overrides: Any) -> ModelShape:
         "attention_bias": shape.qkv_bias,
         "mlp_bias": shape.mlp_bias,
         "sliding_window": shape.window,
-        "use_sliding_window": shape.window is not None,
-        "layer_types": ["full_attention" if window is None else "sliding_attention" for window in shape.windows],
         "hidden_act": "silu",
         "bos_token_id": shape.bos_token_id,
         "eos_token_id": list(shape.eos_token_ids),
     }
+    if shape.architecture.startswith("Qwen"):
+        config["use_sliding_window"] = shape.window is not None
+        config["layer_types"] = ["full_attention" if seen is None else "sliding_attention" for seen in shape.windows]
     special = {"bos_token": SPECIAL_TOKENS[1], "eos_token": SPECIAL_TOKENS[2], "chat_template": CHAT_TEMPLATE}
     files = {
         "config.json": config,
