@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from services.core.config import ModelConfig
@@ -17,12 +18,8 @@ BLOCK_SIZE = 4
 
 def make_request(request_id: str = "r1", prompt: tuple[int, ...] = (1, 2, 3, 4, 5), **fields: Any) -> Request:
     """A request with hashes of its prompt; `max_tokens` and other sampling fields go through `fields`."""
-    sampling = SamplingParams(
-        max_tokens=fields.pop("max_tokens", 4),
-        stop_token_ids=fields.pop("stop_token_ids", ()),
-        seed=fields.pop("seed", 0),
-        ignore_eos=False,
-    )
+    own = {field.name for field in dataclasses.fields(SamplingParams)} & fields.keys()
+    sampling = SamplingParams(**{"max_tokens": 4, **{name: fields.pop(name) for name in own}})
     hashes = prompt_block_hashes(ROOT, prompt, fields.pop("block_size", BLOCK_SIZE))
     fields = {"attempt": 1, "front_door": "door", **fields}
     return Request(request_id=request_id, prompt=prompt, block_hashes=hashes, sampling=sampling, **fields)

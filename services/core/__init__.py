@@ -1,7 +1,7 @@
 """Value types and vocabulary; imports nothing of ours.
 
 Files in reading order: errors (the one error tree), clock, seeds (time and randomness as arguments), request, batch
-(what is asked of a runner), peer (what two workers say about a transfer), actions (all events and actions), timeline
-(a request's life), config, cost (what things cost, in ms), registry, ports (protocols of everything outside), wire
-(what crosses processes by actor call), codec, decision_log (record and replay).
+(what is asked of a runner), peer (what two workers say about a transfer), output (what a worker tells a front door),
+actions (all events and actions), timeline (a request's life), config, cost (what things cost, in ms), registry, ports
+(protocols of everything outside), wire (what crosses processes by actor call), codec, decision_log (record and replay).
 """

@@ -10,37 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.core.batch import ScheduledBatch, StepOutput
+from services.core.output import RequestOutput as RequestOutput
 from services.core.peer import LinkKey, PeerBody
 from services.core.request import FinishReason, Request, WorkerRef
-from services.core.timeline import Mark
-
-# --- values that events and actions share -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class RequestOutput:
-    """New tokens of one request, or its end.
-
-    Attributes:
-        index: output index of the first id in `token_ids` (prefill emits 0, decode goes on from 1).
-        finish: set on the last output.
-        reason: machine-readable label when `finish` is ERROR, DEADLINE or CANCELLED.
-        message: for people, when `finish` is ERROR.
-        cached_tokens: prompt tokens found in the prefix cache; sent with index 0.
-        marks: timeline marks of this worker since its last output.
-    """
-
-    request_id: str
-    attempt: int
-    index: int
-    token_ids: tuple[int, ...]
-    finish: FinishReason | None = None
-    reason: str = ""
-    message: str = ""
-    cached_tokens: int = 0
-    marks: tuple[Mark, ...] = ()
-    logits_digests: tuple[str, ...] = ()
-
 
 # --- events -----------------------------------------------------------------------------------------------------
 

@@ -9,13 +9,62 @@ from dataclasses import dataclass
 class SampleSpec:
     """How to draw the token that follows a row; the position is `row.start + len(row.token_ids)`.
 
+    One per request: nothing in it changes from token to token. `SamplingParams` says what most fields mean.
+
     Attributes:
         temperature: 0 is greedy.
         seed: the request's seed; a draw depends on (seed, position, purpose) alone.
+        prompt: the prompt's ids where `repetition_penalty` asks for them, else empty.
+        forbidden: ids that are not chosen for positions below `forbidden_before`.
+        logprobs: tell the token's log-probability and those of this many likeliest ones; None tells nothing.
     """
 
     temperature: float
     seed: int
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    prompt: tuple[int, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    forbidden: tuple[int, ...] = ()
+    forbidden_before: int = 0
+    logprobs: int | None = None
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether the ids of the output so far matter."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSpec:
+    """Log-probabilities asked for inside a row: `targets[i]` is the id that follows the row's i-th id.
+
+    Attributes:
+        targets: as many as the row has ids, or one fewer where nothing known follows the last.
+        num_top: how many of the likeliest ids to tell beside each target.
+    """
+
+    targets: tuple[int, ...]
+    num_top: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely the model found a token, before any penalty, bias, temperature or filter.
+
+    Attributes:
+        token_id: the token.
+        logprob: its natural logarithm of probability, rounded to float32.
+        top: the likeliest (id, logprob) pairs, likeliest first, of equals the lowest id first.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +77,8 @@ class Row:
         start: position of the first id; keys and values of all earlier positions are in the pool.
         block_table: KV block ids that cover positions 0 .. start + len(token_ids) - 1.
         sample: None for a chunk that does not end the known tokens.
+        outputs: the output so far, where `sample` counts tokens; else empty.
+        score: log-probabilities of prompt tokens, where the client asked for them.
     """
 
     request_id: str
@@ -35,6 +86,8 @@ class Row:
     start: int
     block_table: tuple[int, ...]
     sample: SampleSpec | None
+    outputs: tuple[int, ...] = ()
+    score: ScoreSpec | None = None
 
     @property
     def end(self) -> int:
@@ -64,6 +117,8 @@ class StepOutput:
         tokens: one entry a row: the sampled id, or None where nothing was to be sampled.
         duration_ns: time the step took.
         logits_digests: in test mode, SHA-256 (hex) of each sampled row's float32 logits, "" elsewhere; else empty.
+        logprobs: one entry a row, of the sampled id where it was asked for; empty when no row asked.
+        scores: one entry a row, one item for each of its `score.targets`; empty when no row asked.
         error: what went wrong, or None; with an error no token is valid and no KV counts as written.
     """
 
@@ -72,3 +127,5 @@ class StepOutput:
     duration_ns: int = 0
     logits_digests: tuple[str, ...] = ()
     error: str | None = None
+    logprobs: tuple[TokenLogprob | None, ...] = ()
+    scores: tuple[tuple[TokenLogprob, ...], ...] = ()

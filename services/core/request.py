@@ -25,25 +25,43 @@ class Discipline(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to choose output tokens.
+    """How to choose output tokens, and what to tell about the choice; `engine/sampler.py` has the formulas.
 
     Attributes:
         max_tokens: output length limit, >= 1.
         temperature: 0 is greedy.
         seed: key of the counter-based generator; with the position it determines every draw.
-        stop_token_ids: ids that end the output (the model's end tokens, put in by the front door).
-        ignore_eos: go on to `max_tokens` whatever is sampled.
+        stop_token_ids: ids that end the output: the client's, and the model's own unless the client ignores those.
+        top_k: only the k likeliest tokens may be drawn; 0 is no limit.
+        top_p: only the smallest set of likeliest tokens with this probability together may be drawn; 1 is no limit.
+        min_p: only tokens of at least this share of the likeliest one's probability may be drawn; 0 is no limit.
+        repetition_penalty: divides positive logits, and multiplies negative ones, of ids in the prompt or the output.
+        presence_penalty: subtracted from the logits of ids in the output.
+        frequency_penalty: subtracted from the logits of ids in the output, once for each time they are there.
+        logit_bias: (id, value) pairs, ids ascending, added to the logits.
+        min_tokens: no id of `stop_token_ids` is chosen before the output has this many tokens.
+        logprobs: tell each output token's log-probability and those of this many likeliest ones; None tells nothing.
+        prompt_logprobs: the same for each prompt token but the first. Such a prompt is computed without prefix hits.
     """
 
     max_tokens: int
     temperature: float = 0.0
     seed: int = 0
     stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def finish_reason(self, token_id: int, num_output_tokens: int) -> FinishReason | None:
         """Whether the output ends with `token_id` as its `num_output_tokens`-th token (counted from 1)."""
-        if not self.ignore_eos and token_id in self.stop_token_ids:
+        if token_id in self.stop_token_ids:
             return FinishReason.STOP
         if num_output_tokens >= self.max_tokens:
             return FinishReason.LENGTH

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from services.core.actions import Action, Emit, RequestOutput
+from services.core.batch import TokenLogprob
 from services.core.request import Discipline, Request
 from services.core.timeline import MarkKind
 from services.decode.config import DecodeConfig
@@ -56,8 +57,8 @@ class DecodeStage:
                 state = self._scheduler.get(event.request_id)
                 if state is not None and state.request.attempt == event.attempt:
                     self._scheduler.remove(state)
-            case Advanced(state=state, token=int(token)):
-                return self._sampled(now, state, token)
+            case Advanced(state=state, token=int(token), logprob=logprob):
+                return self._sampled(now, state, token, logprob)
             case Advanced() | Admitted():
                 pass  # a preempted request computes its tokens again
             case _:
@@ -141,7 +142,7 @@ class DecodeStage:
         state.mark(MarkKind.HANDOFF_COMMITTED, now)
         self._scheduler.add_running(state)
 
-    def _sampled(self, now: int, state: RequestState, token: int) -> list[Action]:
+    def _sampled(self, now: int, state: RequestState, token: int, logprob: TokenLogprob | None) -> list[Action]:
         if state.num_new_outputs == 2:
             state.mark(MarkKind.DECODE_START, now)
         finish = state.request.sampling.finish_reason(token, state.num_outputs)
@@ -156,6 +157,7 @@ class DecodeStage:
             finish=finish,
             marks=state.take_marks(),
             logits_digests=digests,
+            logprobs=() if logprob is None else (logprob,),
         )
         if finish is not None:
             self._scheduler.remove(state)

@@ -16,7 +16,10 @@ rope.py            rotary position embedding of every kind
 attention.py       paged attention over block tables
 input_batch.py     a step's rows as tensors
 model.py           decoder-only transformers of the Llama family
+penalties.py       changes to logits: penalties, biases, forbidden tokens
+filters.py         min-p, top-k, top-p
 sampler.py         counter-based sampling
+logprobs.py        log-probabilities of output and prompt tokens
 model_runner.py    one step of a model
 tp_runner.py       one step of a model over several ranks
 tiny.py            a random model of a few layers, for tests

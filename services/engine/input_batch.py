@@ -25,6 +25,7 @@ class InputBatch:
             pages seen as [2 * num_blocks * kv_heads * block_size, head_dim].
         groups: the attention of every token, for each window that a layer of the model has.
         sampled: [sampled rows] int64, the last token of each row that asks for a sample.
+        scored: [scored tokens] int64, the tokens whose successors' log-probabilities are asked for.
     """
 
     token_ids: Tensor
@@ -32,6 +33,7 @@ class InputBatch:
     slots: Tensor
     groups: dict[int | None, list[AttentionGroup]]
     sampled: Tensor
+    scored: Tensor
 
 
 def check_rows(rows: Sequence[Row], shape: ModelShape, pool: PagedKvPool) -> None:
@@ -48,6 +50,10 @@ def check_rows(rows: Sequence[Row], shape: ModelShape, pool: PagedKvPool) -> Non
             raise ValueError(f"{what}: positions {row.start}..{row.end} are not within 0..{shape.max_position}")
         if min(row.token_ids) < 0 or max(row.token_ids) >= shape.vocab:
             raise ValueError(f"{what}: a token id is not within 0..{shape.vocab - 1}")
+        if row.score is not None and len(row.score.targets) > len(row.token_ids):
+            raise ValueError(f"{what}: {len(row.score.targets)} targets for {len(row.token_ids)} tokens")
+        if row.score is not None and not all(0 <= target < shape.vocab for target in row.score.targets):
+            raise ValueError(f"{what}: a target is not within 0..{shape.vocab - 1}")
         if len(row.block_table) * pool.block_size < row.end:
             raise ValueError(f"{what}: {len(row.block_table)} blocks do not cover {row.end} tokens")
         if min(row.block_table) < 0 or max(row.block_table) >= pool.num_blocks:
@@ -66,12 +72,15 @@ def build(rows: Sequence[Row], shape: ModelShape, pool: PagedKvPool) -> InputBat
     blocks: list[int] = []
     spans: list[Span] = []
     sampled: list[int] = []
+    scored: list[int] = []
     size = pool.block_size
     for row in rows:
         spans.append(Span(len(token_ids), len(row.token_ids), row.start, row.block_table))
         token_ids += row.token_ids
         positions += range(row.start, row.end)
         blocks += [row.block_table[position // size] for position in range(row.start, row.end)]
+        if row.score is not None:
+            scored += range(spans[-1].first_token, spans[-1].first_token + len(row.score.targets))
         if row.sample is not None:
             sampled.append(len(token_ids) - 1)
     position = as_tensor(positions)
@@ -80,4 +89,4 @@ def build(rows: Sequence[Row], shape: ModelShape, pool: PagedKvPool) -> InputBat
     slots = page * size + (position % size).view(-1, 1, 1)  # [tokens, 2, kv_heads]
     group_size = shape.heads // shape.kv_heads
     groups = {window: plan(spans, pool, group_size, window) for window in dict.fromkeys(shape.windows)}
-    return InputBatch(as_tensor(token_ids), position, slots.flatten(), groups, as_tensor(sampled))
+    return InputBatch(as_tensor(token_ids), position, slots.flatten(), groups, as_tensor(sampled), as_tensor(scored))

@@ -16,6 +16,11 @@ from services.engine.model_shape import ModelShape
 from services.engine.rank_group import RankGroup
 from services.engine.rope import Rotary
 
+ScoreHook = Callable[[Tensor], None]
+"""Takes [at most SCORE_ROWS, vocab] float32 logits."""
+SCORE_ROWS = 64
+"""Logits of a long prompt are made and given away in pieces: all of them would be gigabytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -94,12 +99,17 @@ class Model:
         )
 
     def forward(
-        self, batch: InputBatch, pool: PagedKvPool, layers_done: Callable[[int], None] = lambda count: None
+        self,
+        batch: InputBatch,
+        pool: PagedKvPool,
+        layers_done: Callable[[int], None] = lambda count: None,
+        score: ScoreHook | None = None,
     ) -> Tensor:
         """Write the KV of every token of the batch into the pool, and compute the logits of its sampled rows.
 
         Args:
             layers_done: told after each layer how many layers have their KV in the pool.
+            score: given the logits of `batch.scored`, in order and in pieces, at the rank that samples.
 
         Returns:
             [sampled rows, vocab] float32; [sampled rows, 0] at a rank that does not sample.
@@ -116,9 +126,17 @@ class Model:
             x += self._sum(layer.down(inner))
         if self._head is None:
             return torch.empty(len(batch.sampled), 0)
+        if score is not None:
+            for first in range(0, len(batch.scored), SCORE_ROWS):
+                score(self._logits(x, batch.scored[first : first + SCORE_ROWS]))
         if not len(batch.sampled):
             return torch.empty(0, self.shape.vocab)
-        return self._head(rms_norm(x.index_select(0, batch.sampled), self._norm, self.shape.norm_eps))
+        return self._logits(x, batch.sampled)
+
+    def _logits(self, x: Tensor, places: Tensor) -> Tensor:
+        """[places, vocab] float32 logits of some tokens of x [tokens, hidden], at the rank that samples."""
+        assert self._head is not None
+        return self._head(rms_norm(x.index_select(0, places), self._norm, self.shape.norm_eps))
 
     def _attention(self, layer: Layer, x: Tensor, factors: Tensor, batch: InputBatch, pages: Tensor) -> Tensor:
         """x [tokens, hidden]; pages [2, num_blocks, kv_heads, block_size, head_dim], written before they are read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,8 @@ from services.core.ports import RunnerLost
 from services.engine.checkpoint import read_shape
 from services.engine.input_batch import build
 from services.engine.kv_pool import PagedKvPool, num_blocks_for
-from services.engine.model import Model
+from services.engine.logprobs import Scores, token_logprob
+from services.engine.model import Model, ScoreHook
 from services.engine.model_shape import KV_DTYPE, ModelShape
 from services.engine.sampler import sample
 from services.engine.step_progress import StepProgress
@@ -60,37 +62,53 @@ class ModelRunner:
         """Compute KV for every row's tokens, then sample where asked. Blocking; errors come back in the output."""
         started = self._clock.now_ns()
         self.progress.begin(batch.step_id)
-        tokens: tuple[int | None, ...] = (None,) * len(batch.rows)
-        digests: tuple[str, ...] = ()
-        problem: str | None = None
         try:
-            tokens, digests = self._run(batch)
+            output = self._run(batch)
         except RunnerLost:
             raise
         except Exception as error:  # the step's requests must end with a reason, whatever went wrong in it
-            problem = f"{type(error).__name__}: {error}"
-        self.progress.end(ok=problem is None)
-        return StepOutput(batch.step_id, tokens, self._clock.now_ns() - started, digests, problem)
+            output = StepOutput(batch.step_id, (None,) * len(batch.rows), error=f"{type(error).__name__}: {error}")
+        self.progress.end(ok=output.error is None)
+        return replace(output, duration_ns=self._clock.now_ns() - started)
 
-    def forward(self, rows: Sequence[Row]) -> Tensor:
+    def forward(self, rows: Sequence[Row], score: ScoreHook | None = None) -> Tensor:
         """Compute KV for the rows' tokens; [sampled rows, vocab] float32 logits.
+
+        Args:
+            score: given the logits of what the rows ask to be scored; see `Model.forward`.
 
         Raises:
             ValueError: a row is out of range.
         """
-        return self.model.forward(build(rows, self.shape, self.pool), self.pool, self.progress.layers_done)
+        return self.model.forward(build(rows, self.shape, self.pool), self.pool, self.progress.layers_done, score)
 
-    def _run(self, batch: ScheduledBatch) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
+    def _run(self, batch: ScheduledBatch) -> StepOutput:
+        sampled = [(row, row.sample) for row in batch.rows if row.sample is not None]
+        scored = Scores(batch.rows)
         with torch.inference_mode():
-            logits = self.forward(batch.rows)
-            asked = [row for row in batch.rows if row.sample is not None]
-            specs = [row.sample for row in asked if row.sample is not None]
-            drawn = iter(sample(logits, specs, [row.end for row in asked]))
+            logits = self.forward(batch.rows, scored.take if scored.asked else None)
+            tokens = sample(
+                logits,
+                [spec for _, spec in sampled],
+                [row.end for row, _ in sampled],
+                [row.outputs for row, _ in sampled],
+            )
             hashed = iter([digest_of(row) for row in logits] if self._digests else [])
-        tokens = tuple(None if row.sample is None else next(drawn) for row in batch.rows)
-        if not self._digests:
-            return tokens, ()
-        return tokens, tuple("" if row.sample is None else next(hashed) for row in batch.rows)
+            told = {
+                row.request_id: token_logprob(logits[place], tokens[place], spec.logprobs)
+                for place, (row, spec) in enumerate(sampled)
+                if spec.logprobs is not None
+            }
+        drawn = iter(tokens)
+        return StepOutput(
+            batch.step_id,
+            tokens=tuple(None if row.sample is None else next(drawn) for row in batch.rows),
+            logits_digests=tuple("" if row.sample is None else next(hashed) for row in batch.rows)
+            if self._digests
+            else (),
+            logprobs=tuple(told.get(row.request_id) for row in batch.rows) if told else (),
+            scores=scored.by_row(),
+        )
 
     def self_test(self) -> list[str]:
         """Check on this machine that a token's logits do not depend on chunking or batch, bit by bit.

@@ -1,9 +1,16 @@
 """Logits to token ids: greedy, or drawn by a counter-based generator that no other request can disturb.
 
-A draw at temperature T is an inverse-CDF draw: with w_i = exp((logit_i - max) / T), c_i = w_0 + ... + w_i in float64
-and total c_n, the token is the first i with c_i > u · c_n. The number u in [0, 1) has 52 bits of
-BLAKE2b(seed / purpose / position), so it depends on nothing else: not on the batch, the worker, or earlier draws
-(counter-based generation: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
+In this order, as vLLM and the transformers library do it: penalties, bias and forbidden tokens (`penalties.py`);
+temperature; min-p, top-k and top-p (`filters.py`); the draw. At temperature 0 the largest changed logit wins, of equals
+the lowest id.
+
+A draw at temperature T is an inverse-CDF draw: with w_i = exp((logit_i - max) / T) over the tokens that the filters
+kept, c_i = w_0 + ... + w_i in float64 and total c_n, the token is the first i with c_i > u · c_n. The number u in
+[0, 1) has 52 bits of BLAKE2b(seed / purpose / position), so it depends on nothing else: not on the batch, the worker,
+or earlier draws (counter-based generation: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011).
+
+Greedy rows share one argmax. Rows that draw are computed one after the other, each in memory of its own: a row stays in
+the processor's cache, and a vectorised exp over several rows may round a row differently in a different place.
 """
 
 from __future__ import annotations
@@ -15,6 +22,11 @@ from torch import Tensor
 
 from services.core.batch import SampleSpec
 from services.core.seeds import derive_seed
+from services.engine.filters import kept
+from services.engine.penalties import change_, changes
+
+GREEDY_BELOW = 1e-5
+"""Temperatures below this are 0: float32 could not divide by all of them."""
 
 
 def uniform(seed: int, position: int, purpose: str = "token") -> float:
@@ -27,12 +39,18 @@ def uniform(seed: int, position: int, purpose: str = "token") -> float:
     return (derive_seed(seed, f"{purpose}/{position}") >> 11) * 2.0**-52
 
 
-def sample(logits: Tensor, specs: Sequence[SampleSpec], positions: Sequence[int]) -> list[int]:
-    """One token id a row; greedy ties go to the lowest id.
+def sample(
+    logits: Tensor,
+    specs: Sequence[SampleSpec],
+    positions: Sequence[int],
+    outputs: Sequence[Sequence[int]] | None = None,
+) -> list[int]:
+    """One token id a row.
 
     Args:
-        logits: [rows, vocab] float32.
+        logits: [rows, vocab] float32; left as they are.
         positions: position of each row's new token.
+        outputs: of each row, the output so far; None when no row counts tokens.
 
     Raises:
         ArithmeticError: a row holds NaN, so nothing can be chosen from it.
@@ -44,19 +62,35 @@ def sample(logits: Tensor, specs: Sequence[SampleSpec], positions: Sequence[int]
     if bool(tops.isnan().any()):
         raise ArithmeticError("the logits hold NaN; the weights or the KV cache are damaged")
     tokens: list[int] = best.tolist()
+    rows = [row for row, spec in enumerate(specs) if changes(spec, positions[row])]
+    altered: dict[int, Tensor] = {}
+    if rows:
+        copies = logits[rows]
+        change_(
+            copies,
+            [specs[row] for row in rows],
+            [positions[row] for row in rows],
+            [outputs[row] if outputs else () for row in rows],
+        )
+        altered = dict(zip(rows, copies, strict=True))
+        for row, token in zip(rows, copies.argmax(-1).tolist(), strict=True):
+            tokens[row] = token
     for row, spec in enumerate(specs):
-        if spec.temperature > 0:
-            u = uniform(spec.seed, positions[row])
-            tokens[row] = draw(logits[row] - tops[row], spec.temperature, u)
+        if spec.temperature >= GREEDY_BELOW:
+            values = altered.get(row, logits[row])
+            tokens[row] = draw(values - values[tokens[row]], spec, uniform(spec.seed, positions[row]))
     return tokens
 
 
-def draw(below_top: Tensor, temperature: float, u: float) -> int:
-    """The token at `u` of the cumulative distribution of softmax(below_top / temperature).
+def draw(below_top: Tensor, spec: SampleSpec, u: float) -> int:
+    """The token at `u` of the cumulative distribution of softmax(below_top / temperature) over what the filters keep.
 
     Args:
         below_top: [vocab] float32, logits minus their maximum, so that the largest is 0.
         u: in [0, 1 - 2^-52], which keeps u · total below the total.
     """
-    cumulative = (below_top / temperature).exp_().cumsum(0, dtype=torch.float64)
-    return int(torch.searchsorted(cumulative, u * float(cumulative[-1]), right=True))
+    scaled = below_top / spec.temperature
+    ids = kept(scaled, spec)
+    cumulative = (scaled if ids is None else scaled[ids]).exp().cumsum(0, dtype=torch.float64)
+    place = int(torch.searchsorted(cumulative, u * float(cumulative[-1]), right=True))
+    return place if ids is None else int(ids[place])

@@ -17,7 +17,7 @@ from services.core.ports import LinkError, RunnerLost
 from services.engine.checkpoint import read_shape
 from services.engine.input_batch import build
 from services.engine.kv_pool import PagedKvPool, num_blocks_for
-from services.engine.model import Model
+from services.engine.model import Model, ScoreHook
 from services.engine.model_runner import ModelRunner, check_memory
 from services.engine.model_shape import KV_DTYPE
 from services.engine.rank_group import RankGroup, Words
@@ -77,8 +77,8 @@ class TpRunner(ModelRunner):
         super().__init__(model, pool, testing_digests, clock)
         self.group = group
 
-    def forward(self, rows: Sequence[Row]) -> Tensor:
-        """Logits of the sampled rows, as `Model.forward` gives them, computed by all ranks.
+    def forward(self, rows: Sequence[Row], score: ScoreHook | None = None) -> Tensor:
+        """Logits of the sampled and scored rows, as `Model.forward` gives them, computed by all ranks.
 
         Raises:
             RunnerLost: a rank is gone or silent, or the ranks have lost step.
@@ -86,7 +86,7 @@ class TpRunner(ModelRunner):
         batch = build(rows, self.shape, self.pool)  # a bad row is refused before any rank hears of it
         try:
             self.group.send(encode_rows(rows), range(1, self.group.ranks))
-            return self.model.forward(batch, self.pool)
+            return self.model.forward(batch, self.pool, score=score)
         except Exception as error:  # whatever it was, the other ranks are somewhere in the middle of a step
             self.group.close()
             raise RunnerLost(f"a rank was lost in a step: {error}") from error

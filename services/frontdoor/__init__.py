@@ -2,9 +2,11 @@
 
 config.py            addresses and limits
 tokenizer.py         chat template, tokenize, detokenize
+sampling.py          a client's sampling fields, checked; the requests of several outputs
 convert.py           messages of the wire to requests and back
 stream.py            one request's outputs in order, each token once
 client_stream.py     one running request between performer and handler
+choices.py           the outputs of one call: their tokens, and the messages that these become
 performer.py         hosts the request flow and performs its actions
 subscriptions.py     token streams from workers, and calls to them, through Ray
 interceptor.py       errors to statuses

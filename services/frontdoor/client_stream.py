@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from services.core import errors
 from services.core.actions import Reject, RequestOutput
+from services.core.batch import TokenLogprob
 from services.core.errors import (
     CancelledError,
     DeadlineError,
@@ -35,11 +36,15 @@ class Chunk:
     Attributes:
         index: place of the first id in the output.
         finish: why the output ended, on the last chunk; else None.
+        logprobs: one item for each of `token_ids`, when they were asked for.
+        prompt_logprobs: with index 0, when they were asked for: of the prompt's tokens from the second on.
     """
 
     index: int
     token_ids: tuple[int, ...]
     finish: FinishReason | None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class ClientStream:
@@ -47,6 +52,7 @@ class ClientStream:
 
     Args:
         abandon: called when the client's call is over.
+        news: set when there is something to read; one reader may wait for several streams with it.
 
     Attributes:
         request: as the client asked for it.
@@ -57,7 +63,13 @@ class ClientStream:
         overdue: timer that ends the stream after its deadline.
     """
 
-    def __init__(self, request: Request, deadline_ns: int, abandon: Callable[[ClientStream], None]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        deadline_ns: int,
+        abandon: Callable[[ClientStream], None],
+        news: asyncio.Event | None = None,
+    ) -> None:
         self.request = request
         self.deadline_ns = deadline_ns
         self.timeline = Timeline()
@@ -68,7 +80,7 @@ class ClientStream:
         self._pending: list[int] = []
         self._read_index = 0
         self._error: TriptychError | None = None
-        self._news = asyncio.Event()
+        self._news = news or asyncio.Event()
 
     async def dispatched(self) -> None:
         """Wait until a worker has the request.
@@ -81,21 +93,31 @@ class ClientStream:
         if not self.workers and self._error is not None:
             raise self._error
 
+    @property
+    def ready(self) -> bool:
+        """Whether there are new tokens, or the end."""
+        return bool(self._pending) or self.tokens.end is not None or self._error is not None
+
     async def next(self) -> Chunk:
-        """Wait for new tokens or the end; tokens that came together are given together.
+        """Wait for new tokens or the end, then `take` them."""
+        while not self.ready:
+            await self._wait()
+        return self.take()
+
+    def take(self) -> Chunk:
+        """New tokens or the end, which must be there; tokens that came together are given together.
 
         Raises:
             TriptychError: the request failed; tokens that came before it were given first.
         """
-        while not self._pending and self.tokens.end is None and self._error is None:
-            await self._wait()
         if not self._pending and self._error is not None:
             raise self._error
         index, ids = self._read_index, tuple(self._pending)
         self._pending.clear()
         self._read_index += len(ids)
         end = self.tokens.end
-        return Chunk(index, ids, end.finish if end is not None and self._error is None else None)
+        finish = end.finish if end is not None and self._error is None else None
+        return Chunk(index, ids, finish, self.tokens.take_logprobs(), self.tokens.take_prompt_logprobs())
 
     def close(self) -> None:
         """The client's call is over; what still runs is cancelled."""

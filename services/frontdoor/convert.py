@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.core.errors import InvalidRequestError, ModelNotFoundError, PromptTooLongError
-from services.core.request import FinishReason, Request, SamplingParams
-from services.core.seeds import new_seed
+from services.core.request import FinishReason, Request
 from services.core.timeline import Timeline
 from services.frontdoor.config import FrontDoorConfig
+from services.frontdoor.sampling import sampling_params
 from services.frontdoor.tokenizer import Tokenizer
 from services.kvcache.block import prompt_block_hashes
 from services.pb import inference_pb2 as pb
 
 NS_PER_US = 1_000
-MAX_SEED = 2**63 - 1
 MAX_PRIORITY = 100
 ROLES = ("system", "user", "assistant")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -81,7 +80,12 @@ class Converter:
             limits = f"between -{MAX_PRIORITY} and {MAX_PRIORITY}"
             raise InvalidRequestError("priority", f"{message.priority} is not {limits}")
         prompt = self.prompt(message)
-        sampling = self._sampling(message.sampling, len(prompt))
+        sampling = sampling_params(
+            message.sampling,
+            self._max_tokens(message.sampling, len(prompt)),
+            self._model.vocab_size,
+            self._model.eos_token_ids,
+        )
         return Request(
             request_id=message.request_id,
             attempt=1,
@@ -118,20 +122,6 @@ class Converter:
                 where = f"prompt_token_ids[{place}]"
                 raise InvalidRequestError(where, f"{token_id} is not below the vocabulary's {self._model.vocab_size}")
         return tuple(ids)
-
-    def _sampling(self, message: pb.Sampling, num_prompt_tokens: int) -> SamplingParams:
-        temperature = message.temperature
-        if not 0.0 <= temperature <= 2.0:  # refuses NaN too
-            raise InvalidRequestError("sampling.temperature", f"{temperature} is not between 0 and 2")
-        if message.seed > MAX_SEED:
-            raise InvalidRequestError("sampling.seed", f"{message.seed} is above 2^63 - 1")
-        return SamplingParams(
-            max_tokens=self._max_tokens(message, num_prompt_tokens),
-            temperature=temperature,
-            seed=message.seed if message.HasField("seed") else new_seed(),
-            stop_token_ids=self._model.eos_token_ids,
-            ignore_eos=message.ignore_eos,
-        )
 
     def _max_tokens(self, message: pb.Sampling, num_prompt_tokens: int) -> int:
         limit = self._model.max_len_tokens

@@ -49,6 +49,7 @@ from services.frontdoor.client_stream import (
     output_error,
     rejection,
 )
+from services.frontdoor.sampling import MAX_CHOICES, choice_ids
 from services.frontdoor.stream import GOOD_ENDS
 from services.router.flow import RequestFlow
 
@@ -110,8 +111,10 @@ class Performer:
         """Requests in flight."""
         return len(self._streams)
 
-    def submit(self, request: Request, received_ns: int, deadline_ns: int) -> ClientStream:
-        """Take a request in.
+    def submit(
+        self, request: Request, received_ns: int, deadline_ns: int, news: asyncio.Event | None = None
+    ) -> ClientStream:
+        """Take a request in; `news` is set when there is something to read.
 
         Raises:
             UnavailableError: this front door drains.
@@ -120,12 +123,12 @@ class Performer:
         """
         if self.draining:
             raise UnavailableError("this front door is stopping; send again", reason="DRAINING", metadata=RETRY.copy())
-        if request.request_id in self._streams:
+        if any(name in self._streams for name in choice_ids(request.request_id, MAX_CHOICES)):
             raise DuplicateRequestError(f"request_id {request.request_id} is running; choose another id")
         if len(self._streams) >= self._max_running:
             message = f"{self._max_running} requests are in flight here; send again later"
             raise OverloadedError(message, reason="TOO_MANY_REQUESTS", metadata=RETRY.copy())
-        stream = ClientStream(request, deadline_ns, self._abandon)
+        stream = ClientStream(request, deadline_ns, self._abandon, news)
         stream.timeline.add(MarkKind.RECEIVED, received_ns, self.front_door, self._pid)
         self._streams[request.request_id] = stream
         wait_s = (deadline_ns + DEADLINE_GRACE_NS - self._clock.now_ns()) / NS_PER_S
@@ -134,13 +137,13 @@ class Performer:
         return stream
 
     def cancel(self, request_id: str) -> bool:
-        """End a running request; its stream raises CancelledError. False when there is no such request."""
-        stream = self._streams.get(request_id)
-        if stream is None:
-            return False
-        error = CancelledError("the request was cancelled by CancelGeneration", reason="CANCEL_GENERATION")
-        self._give_up(stream, FinishReason.CANCELLED, error)
-        return True
+        """End all outputs of a running request; they raise CancelledError. False when there is no such request."""
+        names = choice_ids(request_id, MAX_CHOICES)
+        found = [self._streams[name] for name in names if name in self._streams]
+        for stream in found:
+            error = CancelledError("the request was cancelled by CancelGeneration", reason="CANCEL_GENERATION")
+            self._give_up(stream, FinishReason.CANCELLED, error)
+        return bool(found)
 
     def _abandon(self, stream: ClientStream) -> None:
         """The client's call ended: nobody reads this stream any more."""

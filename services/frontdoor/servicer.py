@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from services.core.clock import NS_PER_S, Clock
-from services.frontdoor.client_stream import ClientStream
-from services.frontdoor.convert import FINISH_REASONS, Converter, ServedModel, check_request_id, timeline_events
+from services.frontdoor.choices import Choices, ChoiceWriter, total_usage
+from services.frontdoor.convert import Converter, ServedModel, check_request_id
 from services.frontdoor.interceptor import REQUEST_ID_KEY, Context
 from services.frontdoor.performer import Performer
+from services.frontdoor.sampling import choices as choice_requests
 from services.pb import inference_pb2 as pb
 from services.pb import inference_pb2_grpc
 
@@ -33,24 +34,28 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._default_deadline_s = default_deadline_s
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
-        """Started, deltas, finished, usage; whatever ends the call early cancels the request."""
+        """Started, deltas and finished of each output, usage; whatever ends the call early cancels the request."""
         received_ns = self._clock.now_ns()
         remaining_s = context.time_remaining()
         budget_s = self._default_deadline_s if remaining_s is None else max(remaining_s, 0.0)
         deadline_unix_ms = self._clock.unix_ms() + int(budget_s * MS_PER_S)
         # A long prompt is tokenized beside the loop, so that it delays nobody else's tokens.
         checked = await asyncio.to_thread(self._converter.request, request, deadline_unix_ms)
-        stream = self._performer.submit(checked, received_ns, received_ns + int(budget_s * NS_PER_S))
+        deadline_ns = received_ns + int(budget_s * NS_PER_S)
+        choices = Choices(
+            choice_requests(checked, request.sampling.n or 1),
+            lambda each, news: self._performer.submit(each, received_ns, deadline_ns, news),
+        )
         try:
-            await stream.dispatched()  # a rejection stays a plain status, which clients may retry
+            await choices.streams[0].dispatched()  # a rejection stays a plain status, which clients may retry
             await context.send_initial_metadata(((REQUEST_ID_KEY, checked.request_id),))
             sequence = 0
-            async for response in self._responses(stream, request.include_timeline):
+            async for response in self._responses(choices, request.include_timeline):
                 sequence += 1
                 response.sequence = sequence
                 yield response
         finally:
-            stream.close()
+            choices.close()
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
         """Size of a prompt."""
@@ -69,25 +74,21 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         check_request_id("request_id", request.request_id)
         return pb.CancelGenerationResponse(cancelled=self._performer.cancel(request.request_id))
 
-    async def _responses(self, stream: ClientStream, include_timeline: bool) -> AsyncIterator[pb.GenerateResponse]:
-        """One request's messages in order, without sequence numbers."""
-        request = stream.request
-        started = pb.Started(request_id=request.request_id, model=self._model.name, prompt_tokens=len(request.prompt))
-        yield pb.GenerateResponse(started=started)
-        detokenizer = self._model.tokenizer.detokenizer()
-        finish = None
-        while finish is None:
-            chunk = await stream.next()
-            finish = chunk.finish
-            text = detokenizer.push(chunk.token_ids) + ("" if finish is None else detokenizer.flush())
-            if chunk.token_ids or text:
-                delta = pb.Delta(text=text, token_ids=chunk.token_ids, token_index=chunk.index)
-                yield pb.GenerateResponse(delta=delta)
-        timeline = timeline_events(stream.timeline) if include_timeline else []
-        yield pb.GenerateResponse(finished=pb.Finished(finish_reason=FINISH_REASONS[finish], timeline=timeline))
-        usage = pb.Usage(
+    async def _responses(self, choices: Choices, include_timeline: bool) -> AsyncIterator[pb.GenerateResponse]:
+        """One call's messages in order, without sequence numbers."""
+        request = choices.streams[0].request
+        started = pb.Started(
+            request_id=request.request_id,
+            model=self._model.name,
             prompt_tokens=len(request.prompt),
-            cached_tokens=stream.tokens.cached_tokens,
-            output_tokens=stream.tokens.next_index,
+            seed=request.sampling.seed,
         )
-        yield pb.GenerateResponse(usage=usage)
+        yield pb.GenerateResponse(started=started)
+        writers: dict[int, ChoiceWriter] = {}
+        async for index, chunk in choices.chunks():
+            if index not in writers:
+                stream = choices.streams[index]
+                writers[index] = ChoiceWriter(index, stream, self._model.tokenizer, include_timeline)
+            for response in writers[index].write(chunk):
+                yield response
+        yield pb.GenerateResponse(usage=total_usage([writers[index] for index in sorted(writers)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.core.actions import RequestOutput
+from services.core.batch import TokenLogprob
 from services.core.request import FinishReason
 
 GOOD_ENDS = (FinishReason.STOP, FinishReason.LENGTH)
@@ -27,6 +28,9 @@ class TokenStream:
         self.cached_tokens = 0
         self.end: RequestOutput | None = None
         self._early: dict[int, int] = {}  # token id by index, all above next_index
+        self._early_logprobs: dict[int, TokenLogprob] = {}
+        self._logprobs: list[TokenLogprob] = []
+        self._prompt_logprobs: tuple[TokenLogprob, ...] = ()
         self._good_end: RequestOutput | None = None
 
     def push(self, output: RequestOutput) -> tuple[int, ...]:
@@ -36,18 +40,38 @@ class TokenStream:
         if output.attempt > self.attempt:
             self.attempt = output.attempt
             self._early.clear()
+            self._early_logprobs.clear()
             self._good_end = None
         if output.index == 0 and output.token_ids:
             self.cached_tokens = output.cached_tokens
-        for index, token_id in enumerate(output.token_ids, start=output.index):
-            if index >= self.next_index:
-                self._early.setdefault(index, token_id)
+            if self.next_index == 0:
+                self._prompt_logprobs = output.prompt_logprobs
+        for place, token_id in enumerate(output.token_ids):
+            index = output.index + place
+            if index >= self.next_index and index not in self._early:
+                self._early[index] = token_id
+                if output.logprobs:
+                    self._early_logprobs[index] = output.logprobs[place]
         ready = []
         while self.next_index in self._early:
             ready.append(self._early.pop(self.next_index))
+            if self.next_index in self._early_logprobs:
+                self._logprobs.append(self._early_logprobs.pop(self.next_index))
             self.next_index += 1
         self._look_for_end(output)
         return tuple(ready)
+
+    def take_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Of the tokens passed on since the last call, when the request asked for them."""
+        taken, self._logprobs = tuple(self._logprobs), []
+        return taken
+
+    def take_prompt_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """What came with the first token; nothing the second time."""
+        if self.next_index == 0:
+            return ()
+        taken, self._prompt_logprobs = self._prompt_logprobs, ()
+        return taken
 
     def gap(self) -> range:
         """Indices that are missing while later ones, or the end, are there; empty when there is no gap."""

@@ -70,6 +70,14 @@ class Tokenizer:
         except jinja2.TemplateError as error:
             raise InvalidRequestError("messages", f"the model's chat template refuses them: {error}") from error
 
+    def spell(self, token_id: int) -> tuple[str, bytes]:
+        """One token alone: its text, with U+FFFD for bytes that are no whole character, and its bytes.
+
+        A special token has a name and no bytes; an id that is not in the vocabulary has neither.
+        """
+        piece = self._pieces.of(token_id)
+        return (piece.decode(errors="replace") if piece else self._tokenizer.id_to_token(token_id) or ""), piece
+
     def detokenizer(self) -> Detokenizer:
         """A fresh detokenizer for one output."""
         return Detokenizer(self._pieces)

@@ -64,7 +64,8 @@ class InferenceServiceServicer:
     def Generate(self, request, context):
         """Generate runs one request and streams its tokens as they are computed.
 
-        The stream is: one `started`, any number of `delta`, one `finished`, one `usage`. The client's gRPC deadline is the
+        The stream is: one `started`; `prompt_logprobs` when they were asked for; any number of `delta` and one `finished`
+        for each of the `n` outputs, those of different outputs interleaved; one `usage`. The client's gRPC deadline is the
         budget of the whole request; without one the server's default holds. Cancelling the call, or losing the
         connection, stops the request and frees everything it holds. Not idempotent, but a `request_id` that is already
         running is refused with ALREADY_EXISTS, so a client that sends one may retry without paying twice.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from services.core.actions import Action, Emit, RequestOutput, Submit
+from services.core.batch import TokenLogprob
 from services.core.request import Discipline, FinishReason, Request
 from services.core.timeline import MarkKind
 from services.kvcache.transfer import Transfers
@@ -39,8 +40,8 @@ class PrefillStage:
                 return self._push_early(now, event)
             case Advanced(token=None):
                 return []
-            case Advanced(state=state, token=int(token)):
-                return self._sampled(now, state, token)
+            case Advanced(state=state, token=int(token), logprob=logprob):
+                return self._sampled(now, state, token, logprob)
             case HandedOff():
                 self._handoffs.pop(event.request_id)
                 return []
@@ -101,7 +102,7 @@ class PrefillStage:
         transfer_id = transfer_id_of(state.request)
         return self._transfers.ready(now, transfer_id, full, None, event.step_id) if full else []
 
-    def _sampled(self, now: int, state: RequestState, token: int) -> list[Action]:
+    def _sampled(self, now: int, state: RequestState, token: int, logprob: TokenLogprob | None) -> list[Action]:
         request, index = state.request, state.num_outputs - 1
         if state.num_new_outputs == 1:
             state.mark(MarkKind.PREFILL_END, now)
@@ -109,7 +110,7 @@ class PrefillStage:
         moves = finish is None and request.handoff_to is not None
         if finish is not None:
             state.mark(MarkKind.FINISHED, now)
-        actions: list[Action] = [self._emit(state, index, token, finish)]
+        actions: list[Action] = [self._emit(state, index, token, logprob, finish)]
         if moves:
             actions += self._handoff(now, state, token)
         elif finish is not None:
@@ -132,8 +133,11 @@ class PrefillStage:
         self._scheduler.remove(state)
         return actions
 
-    def _emit(self, state: RequestState, index: int, token: int, finish: FinishReason | None) -> Emit:
+    def _emit(
+        self, state: RequestState, index: int, token: int, logprob: TokenLogprob | None, finish: FinishReason | None
+    ) -> Emit:
         digests, state.digests = tuple(state.digests), []
+        prompt_logprobs, state.prompt_logprobs = tuple(state.prompt_logprobs), []
         cached = state.cached_tokens if state.num_new_outputs == 1 else 0
         output = RequestOutput(
             state.request.request_id,
@@ -144,6 +148,8 @@ class PrefillStage:
             cached_tokens=cached,
             marks=state.take_marks(),
             logits_digests=digests,
+            logprobs=() if logprob is None else (logprob,),
+            prompt_logprobs=prompt_logprobs,
         )
         return Emit(state.request.front_door, (output,))
 

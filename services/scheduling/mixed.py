@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from operator import attrgetter
 
-from services.core.batch import Row, SampleSpec, ScheduledBatch, StepOutput
+from services.core.batch import Row, ScheduledBatch, StepOutput, TokenLogprob
 from services.core.clock import NS_PER_S
 from services.core.timeline import MarkKind
 from services.kvcache.block_manager import BlockManager
@@ -22,6 +22,7 @@ class Advanced:
 
     state: RequestState
     token: int | None
+    logprob: TokenLogprob | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,9 @@ class MixedScheduler:
         if outside is not None and outside < state.arrived_ns and not state.num_preemptions:
             return False
         tokens = tokens_to_cover(state, self._max_preemptions)
-        got = self._blocks.allocate(tokens, state.request.block_hashes, len(state.tokens) - 1)
+        # A cached position has no logits, so a prompt whose log-probabilities are asked for is computed whole.
+        reusable = 0 if state.wants_scores else len(state.tokens) - 1
+        got = self._blocks.allocate(tokens, state.request.block_hashes, reusable)
         if got is None:
             return False
         self._waiting.remove(state)
@@ -186,11 +189,16 @@ class MixedScheduler:
 
     def _row(self, state: RequestState, count: int) -> Row:
         start, end = state.num_computed, state.num_computed + count
-        sampling = state.request.sampling
-        sample = SampleSpec(sampling.temperature, sampling.seed) if end == len(state.tokens) else None
+        ends = end == len(state.tokens)
         covering = -(-end // self._blocks.block_size)
         return Row(
-            state.request.request_id, tuple(state.tokens[start:end]), start, tuple(state.blocks[:covering]), sample
+            state.request.request_id,
+            tuple(state.tokens[start:end]),
+            start,
+            tuple(state.blocks[:covering]),
+            state.spec if ends else None,
+            state.outputs_for_penalties() if ends else (),
+            state.score_spec(start, end),
         )
 
     def _preempt(self, now: int, state: RequestState) -> None:
@@ -198,6 +206,7 @@ class MixedScheduler:
         self._running.remove(state)
         self._free(state)
         state.num_computed = 0
+        state.prompt_logprobs.clear()
         state.num_preemptions += 1
         state.mark(MarkKind.PREEMPTED, now)
         self.preemptions[NO_BLOCKS] += 1
@@ -222,12 +231,14 @@ class MixedScheduler:
                 continue
             state.num_computed += num_tokens
             self._blocks.publish(state.blocks, state.request.block_hashes, state.num_computed)
+            if output.scores:
+                state.prompt_logprobs.extend(output.scores[index])
             token = output.tokens[index]
             if token is not None:
                 state.tokens.append(token)
                 if output.logits_digests:
                     state.digests.append(output.logits_digests[index])
-            advanced.append(Advanced(state, token))
+            advanced.append(Advanced(state, token, output.logprobs[index] if output.logprobs else None))
         return advanced
 
     def fail(self) -> list[RequestState]:

@@ -6,6 +6,7 @@ from bisect import insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from services.core.batch import SampleSpec, ScoreSpec, TokenLogprob
 from services.core.clock import NS_PER_S
 from services.core.registry import Registry
 from services.core.request import Request
@@ -30,6 +31,8 @@ class RequestState:
         pinned: a hand-off is sending its blocks; it is never preempted.
         order: its key in the configured order; the lowest runs first and is preempted last.
         marks: timeline marks that were not sent yet.
+        prompt_logprobs: of the prompt's tokens from the second on, as far as computed; they wait for the first token.
+        spec: how to sample, the same for every token.
     """
 
     request: Request
@@ -47,6 +50,11 @@ class RequestState:
     order: tuple[int, ...] = ()
     digests: list[str] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    spec: SampleSpec = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.spec = sample_spec(self.request)
 
     @property
     def num_outputs(self) -> int:
@@ -68,6 +76,22 @@ class RequestState:
         """Only the newest output token is uncomputed."""
         return self.num_uncomputed == 1 and self.num_outputs > 0
 
+    @property
+    def wants_scores(self) -> bool:
+        """The prompt's log-probabilities are to be told, and were not yet."""
+        return self.request.sampling.prompt_logprobs is not None and self.num_outputs == 0
+
+    def outputs_for_penalties(self) -> tuple[int, ...]:
+        """The output so far if a penalty counts it, else nothing."""
+        return tuple(self.tokens[len(self.request.prompt) :]) if self.spec.counts_tokens else ()
+
+    def score_spec(self, start: int, end: int) -> ScoreSpec | None:
+        """What to score in a row of the prompt's positions start .. end - 1."""
+        num_top = self.request.sampling.prompt_logprobs
+        if num_top is None or not self.wants_scores:
+            return None
+        return ScoreSpec(self.request.prompt[start + 1 : end + 1], num_top)
+
     def mark(self, kind: MarkKind, at_ns: int) -> None:
         """Note something for the timeline."""
         self.marks.append(Mark(kind, at_ns))
@@ -79,11 +103,34 @@ class RequestState:
 
     def state_fields(self) -> dict[str, object]:
         """Plain values for the decision log."""
-        fields = {name: getattr(self, name) for name in self.__slots__ if name not in ("request", "marks", "tokens")}
+        apart = ("request", "marks", "tokens", "prompt_logprobs", "spec")
+        fields = {name: getattr(self, name) for name in self.__slots__ if name not in apart}
         fields["request"] = [self.request.request_id, self.request.attempt]
         fields["outputs"] = self.tokens[len(self.request.prompt) :]
+        fields["prompt_logprobs"] = [[each.token_id, each.logprob, each.top] for each in self.prompt_logprobs]
         fields["marks"] = [[mark.kind, mark.at_ns] for mark in self.marks]
         return fields
+
+
+def sample_spec(request: Request) -> SampleSpec:
+    """What the sampler needs of a request."""
+    sampling = request.sampling
+    return SampleSpec(
+        temperature=sampling.temperature,
+        seed=sampling.seed,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        prompt=request.prompt if sampling.repetition_penalty != 1.0 else (),
+        logit_bias=sampling.logit_bias,
+        forbidden=sampling.stop_token_ids if sampling.min_tokens else (),
+        # The first position with min_tokens outputs before it.
+        forbidden_before=len(request.prompt) + sampling.min_tokens,
+        logprobs=sampling.logprobs,
+    )
 
 
 OrderKey = Callable[[RequestState, int], tuple[int, ...]]

@@ -31,13 +31,16 @@ async def test_a_stream_is_started_deltas_finished_usage(tmp_path: Path) -> None
         assert kinds[-2:] == ["finished", "usage"]
         assert set(kinds[1:-2]) == {"delta"}
         assert [message.sequence for message in messages] == list(range(1, len(messages) + 1))
-        assert messages[0].started == pb.Started(request_id="echo.1", model="tiny", prompt_tokens=12)
+        seed = messages[0].started.seed
+        assert messages[0].started == pb.Started(request_id="echo.1", model="tiny", prompt_tokens=12, seed=seed)
         deltas = [message.delta for message in messages[1:-2]]
         assert "".join(delta.text for delta in deltas) == "he saw é 🙂"
         places = [(delta.token_index, len(delta.token_ids)) for delta in deltas]
         assert [place for place, _ in places] == [sum(count for _, count in places[:n]) for n in range(len(places))]
         finished = messages[-2].finished
         assert finished.finish_reason == pb.FINISH_REASON_STOP
+        assert finished.stop_token_id == deltas[-1].token_ids[-1]
+        assert finished.usage == messages[-1].usage
         assert [event.name for event in finished.timeline] == ["received", "dispatched", "first_token", "finished"]
         assert messages[-1].usage == pb.Usage(prompt_tokens=12, cached_tokens=16, output_tokens=12)
         metadata = dict(await call.initial_metadata())

@@ -67,10 +67,10 @@ def test_draws_follow_the_softmax_and_a_biased_sampler_is_caught(temperature: fl
 
 def test_ends_of_the_interval_stay_inside_what_is_possible() -> None:
     below = torch.tensor([float("-inf"), -1.0, 0.0, -3.0, float("-inf")])
-    assert draw(below, 1.0, 0.0) == 1
-    assert draw(below, 1.0, 1 - 2.0**-52) == 3
-    assert draw(below, 1e-30, 0.5) == 2
-    assert draw(torch.zeros(49152), 1.0, 1 - 2.0**-52) == 49151
+    assert draw(below, SampleSpec(1.0, 0), 0.0) == 1
+    assert draw(below, SampleSpec(1.0, 0), 1 - 2.0**-52) == 3
+    assert draw(below, SampleSpec(1e-4, 0), 0.5) == 2
+    assert draw(torch.zeros(49152), SampleSpec(1.0, 0), 1 - 2.0**-52) == 49151
 
 
 def test_nan_is_an_error_not_a_token() -> None:

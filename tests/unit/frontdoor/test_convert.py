@@ -3,6 +3,7 @@
 import pytest
 
 from services.core.errors import InvalidRequestError, ModelNotFoundError, PromptTooLongError
+from services.core.request import SamplingParams
 from services.core.timeline import MarkKind, Timeline
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.convert import Converter, ServedModel, timeline_events
@@ -50,14 +51,14 @@ def test_a_whole_request(converter: Converter, model: ServedModel) -> None:
     assert request.block_hashes == prompt_block_hashes(model.root, request.prompt, 16)
     assert len(request.block_hashes) == len(request.prompt) // 16 > 0
     assert (request.sampling.max_tokens, request.sampling.temperature) == (7, 0.8)
-    assert (request.sampling.seed, request.sampling.ignore_eos) == (2**63 - 1, True)
-    assert request.sampling.stop_token_ids == (2,)
+    assert request.sampling.seed == 2**63 - 1
+    assert request.sampling.stop_token_ids == ()  # the model's end is ignored
     assert (request.front_door, request.deadline_unix_ms, request.attempt) == ("frontdoor-1", 1_000, 1)
 
 
 def test_defaults_are_greedy_and_bounded(converter: Converter) -> None:
     sampling = converter.request(ask(), 0).sampling
-    assert (sampling.temperature, sampling.max_tokens, sampling.ignore_eos) == (0.0, 32, False)
+    assert sampling == SamplingParams(32, 0.0, sampling.seed, stop_token_ids=(2,))
     assert converter.request(ask(prompt="x" * 120), 0).sampling.max_tokens == 8  # what fits
 
 
