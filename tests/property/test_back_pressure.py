@@ -1,4 +1,4 @@
-"""Two workers with too little memory: hand-offs wait, prompts of the decode worker's own pass in turn, all of it ends."""
+"""Two workers with too little memory: hand-offs wait, prompts of the decode worker pass in turn, all of it ends."""
 
 from __future__ import annotations
 
