@@ -66,7 +66,7 @@ class Colocated:
         prompts = [state for state in scheduler._running if not state.is_decoding]
         computed = sum(len(row.token_ids) for row in batch.rows if len(row.token_ids) > 1 or row.sample is None)
         if prompts and self.budget.tile:
-            wanted = sum(state.num_uncomputed for state in prompts)
+            wanted = sum(min(state.num_uncomputed, self.budget.max_chunk) for state in prompts)
             assert computed + len(batch.rows) >= min(self.budget.tile, wanted), "prompts get a tile"
 
 
