@@ -39,6 +39,9 @@ from services.core.request import WorkerRef
 UNKNOWN_INCARNATION = 0
 """Stands in a WorkerRef for a process that never said its incarnation."""
 
+LOOK_EVERY_NS = NS_PER_S // 2
+"""How often silent workers are looked for while there are live ones."""
+
 DRAIN_REASON = "drain"
 """Reason of a Stop that lets running requests finish first; every other reason kills."""
 
@@ -87,6 +90,7 @@ class Reconciler:
     def __init__(self, desired: Mapping[str, Sequence[str]], config: ControllerConfig) -> None:
         self._config = config
         self._draining = False
+        self._looked_ns = 0
         self._slots = {
             worker_id: Slot(worker_id, pool) for pool, worker_ids in desired.items() for worker_id in worker_ids
         }
@@ -111,6 +115,7 @@ class Reconciler:
         """See the table above."""
         match event:
             case Tick():
+                self._notice_sleep(now)
                 return [action for slot in self._slots.values() for action in self._on_tick[slot.state](slot, now)]
             case WorkerStarted():
                 return self._started(now, event)
@@ -131,12 +136,15 @@ class Reconciler:
     def next_wake(self) -> int | None:
         """The earliest time (ns) at which a Tick would do something, or None."""
         times = [self._wake_of(slot) for slot in self._slots.values()]
+        if any(slot.state is SlotState.LIVE for slot in self._slots.values()):
+            times.append(self._looked_ns + LOOK_EVERY_NS)
         return min((time for time in times if time is not None), default=None)
 
     def state(self) -> object:
         """Declared state as plain values."""
         return {
             "draining": self._draining,
+            "looked_ns": self._looked_ns,
             "slots": [
                 {
                     "worker_id": slot.worker_id,
@@ -166,6 +174,14 @@ class Reconciler:
                 assert slot.worker.worker_id == worker_id, (slot.worker, worker_id)
                 assert slot.incarnation != UNKNOWN_INCARNATION, worker_id
             assert not (self._draining and slot.state is SlotState.STARTING), f"{worker_id} starts while draining"
+
+    def _notice_sleep(self, now: int) -> None:
+        """A controller that was stuck itself has heard nobody, which says nothing about them."""
+        if now - self._looked_ns > 2 * LOOK_EVERY_NS:
+            for slot in self._slots.values():
+                if slot.state is SlotState.LIVE:
+                    slot.health.heard(now)
+        self._looked_ns = now
 
     # --- Tick ---------------------------------------------------------------------------------------------------
 

@@ -124,6 +124,8 @@ class WorkerReport:
         waiting_offers: hand-offs that wait for blocks here.
         back_pressure: why the oldest of them waits, "" when none does.
         counters: how often something happened that nobody asked for, by `kind/reason`.
+        links: KV links that are open.
+        threads, sockets: of the whole process; for leak checks, like leases, transfers and tasks.
     """
 
     source: WorkerRef
@@ -147,6 +149,9 @@ class WorkerReport:
     waiting_offers: int = 0
     back_pressure: str = ""
     counters: tuple[tuple[str, int], ...] = ()
+    links: int = 0
+    threads: int = 0
+    sockets: int = 0
 
 
 @dataclass(frozen=True, slots=True)

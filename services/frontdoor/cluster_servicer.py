@@ -67,6 +67,9 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             waiting_offers=report.waiting_offers,
             back_pressure=report.back_pressure,
             counters=dict(report.counters),
+            links=report.links,
+            threads=report.threads,
+            sockets=report.sockets,
             report_age_ms=age_ns // NS_PER_MS,
             dispatches=self._performer.dispatches(report.source),
         )

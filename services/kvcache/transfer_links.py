@@ -25,12 +25,14 @@ class LinkBook:
 
     def to_receive(self, sender: WorkerRef) -> LinkKey:
         """The current link from `sender`, opened when it is new."""
+        self._close_former(sender)
         link = LinkKey(sender, self._me, self._epochs.setdefault(sender, 1))
         self._ensure(link, LinkRole.RECEIVER, self.store_address)
         return link
 
     def to_send(self, link: LinkKey, store_address: str) -> None:
         """Open the link that a grant names; older epochs of the same pair are closed."""
+        self._close_former(link.receiver)
         for old in [known for known in self._open if known.receiver == link.receiver and known.epoch < link.epoch]:
             self.condemn(old, "superseded")
         self._ensure(link, LinkRole.SENDER, store_address)
@@ -68,6 +70,13 @@ class LinkBook:
             self._wrong.pop(link, None)
             self._out.actions.append(CloseLink(link, "peer_lost"))
         self._epochs.pop(peer, None)
+
+    def _close_former(self, peer: WorkerRef) -> None:
+        """A peer speaks: earlier processes of its name are dead, however quietly they went."""
+        ends = [end for link in self._open for end in (link.sender, link.receiver)]
+        for former in dict.fromkeys([*ends, *self._epochs]):
+            if former.worker_id == peer.worker_id and former.incarnation != peer.incarnation:
+                self.peer_lost(former)
 
     def _ensure(self, link: LinkKey, role: LinkRole, store_address: str) -> None:
         if link not in self._open:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19services/pb/cluster.proto\x12\x0btriptych.v1\"\x12\n\x10GetStatusRequest\"\xe5\x03\n\x0cWorkerStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x13\n\x0bincarnation\x18\x05 \x01(\x04\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x17\n\x0fkv_blocks_total\x18\n \x01(\r\x12\x16\n\x0ekv_blocks_used\x18\x0b \x01(\r\x12\x18\n\x10kv_blocks_cached\x18\x0c \x01(\r\x12\x1d\n\x15queued_prefill_tokens\x18\r \x01(\r\x12\x17\n\x0frunning_decodes\x18\x0e \x01(\r\x12\x0e\n\x06leases\x18\x14 \x01(\r\x12\x11\n\ttransfers\x18\x15 \x01(\r\x12\r\n\x05tasks\x18\x16 \x01(\r\x12\x16\n\x0ewaiting_offers\x18\x17 \x01(\r\x12\x15\n\rback_pressure\x18\x18 \x01(\t\x12\x39\n\x08\x63ounters\x18\x19 \x03(\x0b\x32\'.triptych.v1.WorkerStatus.CountersEntry\x12\x15\n\rreport_age_ms\x18\x1e \x01(\r\x12\x12\n\ndispatches\x18\x1f \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xa1\x02\n\x11GetStatusResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nfront_door\x18\x04 \x01(\t\x12\r\n\x05ready\x18\x05 \x01(\x08\x12\x18\n\x10running_requests\x18\x06 \x01(\r\x12>\n\x08\x63ounters\x18\x07 \x03(\x0b\x32,.triptych.v1.GetStatusResponse.CountersEntry\x12*\n\x07workers\x18\n \x03(\x0b\x32\x19.triptych.v1.WorkerStatus\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32\\\n\x0e\x43lusterService\x12J\n\tGetStatus\x12\x1d.triptych.v1.GetStatusRequest\x1a\x1e.triptych.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19services/pb/cluster.proto\x12\x0btriptych.v1\"\x12\n\x10GetStatusRequest\"\x96\x04\n\x0cWorkerStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x13\n\x0bincarnation\x18\x05 \x01(\x04\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x17\n\x0fkv_blocks_total\x18\n \x01(\r\x12\x16\n\x0ekv_blocks_used\x18\x0b \x01(\r\x12\x18\n\x10kv_blocks_cached\x18\x0c \x01(\r\x12\x1d\n\x15queued_prefill_tokens\x18\r \x01(\r\x12\x17\n\x0frunning_decodes\x18\x0e \x01(\r\x12\x0e\n\x06leases\x18\x14 \x01(\r\x12\x11\n\ttransfers\x18\x15 \x01(\r\x12\r\n\x05tasks\x18\x16 \x01(\r\x12\x16\n\x0ewaiting_offers\x18\x17 \x01(\r\x12\x15\n\rback_pressure\x18\x18 \x01(\t\x12\x39\n\x08\x63ounters\x18\x19 \x03(\x0b\x32\'.triptych.v1.WorkerStatus.CountersEntry\x12\r\n\x05links\x18\x1a \x01(\r\x12\x0f\n\x07threads\x18\x1b \x01(\r\x12\x0f\n\x07sockets\x18\x1c \x01(\r\x12\x15\n\rreport_age_ms\x18\x1e \x01(\r\x12\x12\n\ndispatches\x18\x1f \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xa1\x02\n\x11GetStatusResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nfront_door\x18\x04 \x01(\t\x12\r\n\x05ready\x18\x05 \x01(\x08\x12\x18\n\x10running_requests\x18\x06 \x01(\r\x12>\n\x08\x63ounters\x18\x07 \x03(\x0b\x32,.triptych.v1.GetStatusResponse.CountersEntry\x12*\n\x07workers\x18\n \x03(\x0b\x32\x19.triptych.v1.WorkerStatus\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32\\\n\x0e\x43lusterService\x12J\n\tGetStatus\x12\x1d.triptych.v1.GetStatusRequest\x1a\x1e.triptych.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,13 +38,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=42
   _globals['_GETSTATUSREQUEST']._serialized_end=60
   _globals['_WORKERSTATUS']._serialized_start=63
-  _globals['_WORKERSTATUS']._serialized_end=548
-  _globals['_WORKERSTATUS_COUNTERSENTRY']._serialized_start=501
-  _globals['_WORKERSTATUS_COUNTERSENTRY']._serialized_end=548
-  _globals['_GETSTATUSRESPONSE']._serialized_start=551
-  _globals['_GETSTATUSRESPONSE']._serialized_end=840
-  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_start=501
-  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_end=548
-  _globals['_CLUSTERSERVICE']._serialized_start=842
-  _globals['_CLUSTERSERVICE']._serialized_end=934
+  _globals['_WORKERSTATUS']._serialized_end=597
+  _globals['_WORKERSTATUS_COUNTERSENTRY']._serialized_start=550
+  _globals['_WORKERSTATUS_COUNTERSENTRY']._serialized_end=597
+  _globals['_GETSTATUSRESPONSE']._serialized_start=600
+  _globals['_GETSTATUSRESPONSE']._serialized_end=889
+  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_start=550
+  _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_end=597
+  _globals['_CLUSTERSERVICE']._serialized_start=891
+  _globals['_CLUSTERSERVICE']._serialized_end=983
 # @@protoc_insertion_point(module_scope)

@@ -11,7 +11,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("id", "role", "pool", "pid", "incarnation", "draining", "kv_blocks_total", "kv_blocks_used", "kv_blocks_cached", "queued_prefill_tokens", "running_decodes", "leases", "transfers", "tasks", "waiting_offers", "back_pressure", "counters", "report_age_ms", "dispatches")
+    __slots__ = ("id", "role", "pool", "pid", "incarnation", "draining", "kv_blocks_total", "kv_blocks_used", "kv_blocks_cached", "queued_prefill_tokens", "running_decodes", "leases", "transfers", "tasks", "waiting_offers", "back_pressure", "counters", "links", "threads", "sockets", "report_age_ms", "dispatches")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,9 @@ class WorkerStatus(_message.Message):
     WAITING_OFFERS_FIELD_NUMBER: _ClassVar[int]
     BACK_PRESSURE_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    SOCKETS_FIELD_NUMBER: _ClassVar[int]
     REPORT_AGE_MS_FIELD_NUMBER: _ClassVar[int]
     DISPATCHES_FIELD_NUMBER: _ClassVar[int]
     id: str
@@ -55,9 +58,12 @@ class WorkerStatus(_message.Message):
     waiting_offers: int
     back_pressure: str
     counters: _containers.ScalarMap[str, int]
+    links: int
+    threads: int
+    sockets: int
     report_age_ms: int
     dispatches: int
-    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., pool: _Optional[str] = ..., pid: _Optional[int] = ..., incarnation: _Optional[int] = ..., draining: _Optional[bool] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_cached: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., running_decodes: _Optional[int] = ..., leases: _Optional[int] = ..., transfers: _Optional[int] = ..., tasks: _Optional[int] = ..., waiting_offers: _Optional[int] = ..., back_pressure: _Optional[str] = ..., counters: _Optional[_Mapping[str, int]] = ..., report_age_ms: _Optional[int] = ..., dispatches: _Optional[int] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., pool: _Optional[str] = ..., pid: _Optional[int] = ..., incarnation: _Optional[int] = ..., draining: _Optional[bool] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_cached: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., running_decodes: _Optional[int] = ..., leases: _Optional[int] = ..., transfers: _Optional[int] = ..., tasks: _Optional[int] = ..., waiting_offers: _Optional[int] = ..., back_pressure: _Optional[str] = ..., counters: _Optional[_Mapping[str, int]] = ..., links: _Optional[int] = ..., threads: _Optional[int] = ..., sockets: _Optional[int] = ..., report_age_ms: _Optional[int] = ..., dispatches: _Optional[int] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
     __slots__ = ("cluster_id", "version", "model", "front_door", "ready", "running_requests", "counters", "workers")

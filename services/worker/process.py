@@ -24,6 +24,7 @@ from services.worker.peers import PeerCall, Peers
 from services.worker.performer import WorkerPerformer
 from services.worker.step_thread import StepThread
 from services.worker.subscriptions import Subscriptions
+from services.worker.usage import Usage
 
 
 def load(spec: WorkerSpec) -> ModelRunner:
@@ -52,6 +53,7 @@ class WorkerProcess:
         self.me = WorkerRef(spec.worker_id, new_incarnation())
         self._clock = WallClock()
         self._report_sequence = 0
+        self._usage = Usage(self._clock)
         self._log_file: TextIO | None = None
         self.faults = Faults(spec.worker_id, spec.testing.fault, spec.testing.enabled)
         self.store = StoreServer(spec.worker.host, spec.worker.store_ports)
@@ -101,6 +103,8 @@ class WorkerProcess:
             sequence=self._report_sequence,
             dispatch_sequence=dispatch_sequence,
             store_address=self.store.address,
+            links=self._links.active(),
+            **self._usage.counts(),
             **asdict(self.core.load()),
         )
 

@@ -82,6 +82,7 @@ class Cluster:
         self.log = folder / "up.log"
         self.up: subprocess.Popen[str] | None = None
         self._channel: grpc.Channel | None = None
+        self._armer: subprocess.Popen[str] | None = None
         self.cluster_id = self.ray_address = ""
 
     # --- life -------------------------------------------------------------------------------------------------
@@ -107,6 +108,13 @@ class Cluster:
         """`triptych down`; afterwards nothing of the cluster is left."""
         if self._channel is not None:
             self._channel.close()
+        if self._armer is not None:
+            assert self._armer.stdin is not None
+            assert self._armer.stdout is not None
+            self._armer.kill()
+            self._armer.wait()
+            self._armer.stdin.close()
+            self._armer.stdout.close()
         down = self.cli("down")
         assert down.returncode == 0, down.stderr
         if self.up is not None:
@@ -196,13 +204,23 @@ class Cluster:
 
     def arm(self, worker_id: str, fault: str) -> None:
         """Set a fault in a live worker."""
-        actor = actor_name(self.cluster_id, worker_id)
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("arm.py")), self.ray_address, actor, fault],
-            # `up` starts a node that asks for this user's token.
-            env={**os.environ, "RAY_AUTH_MODE": "token"}, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        answer = self.tell(worker_id, fault)
+        assert answer == "ok", answer
+
+    def tell(self, worker_id: str, word: str) -> str:
+        """Set a fault or ask for a `report` (see arm.py); the answer, or why the worker could not be told."""
+        if self._armer is None:
+            self._armer = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("arm.py")), self.ray_address],
+                # `up` starts a node that asks for this user's token.
+                env={**os.environ, "RAY_AUTH_MODE": "token"},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        assert self._armer.stdin is not None
+        assert self._armer.stdout is not None
+        self._armer.stdin.write(f"{actor_name(self.cluster_id, worker_id)} {word}\n")
+        self._armer.stdin.flush()
+        return self._armer.stdout.readline().strip()
 
     def kill_up(self) -> None:
         """kill -9 of `triptych up`."""

@@ -105,3 +105,17 @@ def test_a_restarted_controller_adopts_what_runs() -> None:
         machines.feed(WorkerStarted("host", machines.alive[worker_id], worker_id.split("-")[0]))
     machines.pass_time(10)
     assert [worker.incarnation for worker in machines.alive.values()] == [77, 77, 77]
+
+
+def test_a_controller_that_slept_takes_nobody_for_silent_and_a_stuck_worker_is_replaced() -> None:
+    machines = Machines()
+    machines.feed(Tick("test"))
+    machines.pass_time(3)
+    before = dict(machines.alive)
+    machines.now += 30 * S
+    machines.feed(Tick("test"))
+    machines.pass_time(10)
+    assert machines.alive == before
+    machines.pass_time(10, silent="decode-0")
+    assert machines.alive["decode-0"] != before["decode-0"]
+    assert machines.alive["decode-1"] == before["decode-1"]
