@@ -93,6 +93,7 @@ class WorkerProcess:
 
     def _report(self, dispatch_sequence: int) -> WorkerReport:
         self._report_sequence += 1
+        usage = self._usage.counts()
         return WorkerReport(
             source=self.me,
             pid=os.getpid(),
@@ -104,7 +105,8 @@ class WorkerProcess:
             dispatch_sequence=dispatch_sequence,
             store_address=self.store.address,
             links=self._links.active(),
-            **self._usage.counts(),
+            threads=usage.threads,
+            sockets=usage.sockets,
             **asdict(self.core.load()),
         )
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 
 from services.core.clock import NS_PER_S, Clock
 
 COUNT_EVERY_NS = NS_PER_S
 """Counting opens a folder and reads a link for each open file, which is too much for every report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of the whole process."""
+
+    threads: int
+    sockets: int
 
 
 class Usage:
@@ -17,15 +26,15 @@ class Usage:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._counted_ns: int | None = None
-        self._counts = {"threads": 0, "sockets": 0}
+        self._counts = Counts(0, 0)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> Counts:
         """The last counts."""
         now = self._clock.now_ns()
         if self._counted_ns is None or now - self._counted_ns >= COUNT_EVERY_NS:
             self._counted_ns = now
             with contextlib.suppress(OSError):
-                self._counts = {"threads": len(os.listdir("/proc/self/task")), "sockets": count_sockets()}
+                self._counts = Counts(len(os.listdir("/proc/self/task")), count_sockets())
         return self._counts
 
 

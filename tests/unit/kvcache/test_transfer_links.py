@@ -13,7 +13,7 @@ ME, OTHER, NEXT = WorkerRef("decode-0", 1), WorkerRef("prefill-0", 2), WorkerRef
 
 def test_a_successor_closes_the_links_of_its_former_process() -> None:
     out = Outbox()
-    links = LinkBook(ME, "h:1", out)
+    links = LinkBook(ME, "h:1", out, quarantine_after=2)
     old = links.to_receive(OTHER)
     links.to_send(LinkKey(ME, OTHER, 1), "h:2")
     beside = links.to_receive(WorkerRef("prefill-1", 9))
