@@ -211,7 +211,7 @@ class _Run:
 
     def _submit(self, job: Job) -> None:
         self._attempts += 1
-        sampling = SamplingParams(job.max_tokens, job.temperature, job.seed, ignore_eos=True)
+        sampling = SamplingParams(job.max_tokens, job.temperature, job.seed)
         hashes = prompt_block_hashes(ROOT, job.prompt, BLOCK_SIZE)
         request = Request(job.name, self._attempts, job.prompt, hashes, sampling, "door", hash_root=ROOT)
         self._running[job.name] = Running(request, None)
