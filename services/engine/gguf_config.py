@@ -100,6 +100,13 @@ def config_of(metadata: Metadata) -> dict[str, Any]:
     }
 
 
+def end_token_ids(metadata: Metadata) -> list[int]:
+    """Ids that end an output: of a text, of a turn, of a message; chat models end with one of the latter."""
+    keys = [f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom")]
+    found = [metadata.get(key, optional=True) for key in keys]
+    return list(dict.fromkeys(token_id for token_id in found if token_id is not None))
+
+
 def _architecture(metadata: Metadata) -> dict[str, Any]:
     """Which class, and its sliding window: every layer of it, if there is one."""
     window = metadata.get("{arch}.attention.sliding_window", 0) or None

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from services.core.errors import ModelError
 from services.engine.checkpoint import Progress, check_folder, fingerprint
-from services.engine.gguf_config import ROPE_FACTORS, Metadata, config_of
+from services.engine.gguf_config import ROPE_FACTORS, Metadata, config_of, end_token_ids
 from services.engine.gguf_tokenizer import write_json, write_tokenizer
 
 TENSOR_NAMES = {
@@ -88,7 +88,7 @@ def _convert(source: Path, folder: Path, progress: Progress) -> None:
         raise ModelError(f"{source}: not a readable GGUF file ({error}); fetch it again") from error
     config = config_of(metadata)
     write_json(folder / "config.json", config)
-    write_json(folder / "generation_config.json", {"eos_token_id": config["eos_token_id"]})
+    write_json(folder / "generation_config.json", {"eos_token_id": end_token_ids(metadata)})
     weights = [_weight(metadata, tensor, config) for tensor in metadata.reader.tensors if tensor.name != ROPE_FACTORS]
     _write_safetensors(folder / "model.safetensors", weights, progress)
     progress("writing the tokenizer", 0.95)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from services.core.errors import ModelError
 from services.engine.gguf_config import Metadata
 
 # Pre-tokenizers of byte-level BPE that are GPT-2's pattern; any other kind goes through transformers, which is slower.
@@ -14,12 +15,14 @@ CONTROL_TOKEN = 3
 
 
 def write_tokenizer(metadata: Metadata, folder: Path) -> None:
-    """tokenizer.json, tokenizer_config.json and the chat template."""
+    """tokenizer.json, tokenizer_config.json and the chat template.
+
+    Raises:
+        ModelError: the file's kind of tokenizer is not read.
+    """
     kind = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "default")
     if kind[0] != "gpt2" or kind[1] not in GPT2_PATTERNS:
-        from transformers import AutoTokenizer
-
-        AutoTokenizer.from_pretrained(metadata.source.parent, gguf_file=metadata.source.name).save_pretrained(folder)
+        _through_transformers(metadata, folder)
         return
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -45,6 +48,20 @@ def write_tokenizer(metadata: Metadata, folder: Path) -> None:
             "chat_template": metadata.get("tokenizer.chat_template", ""),
         },
     )
+
+
+def _through_transformers(metadata: Metadata, folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(metadata.source.parent, gguf_file=metadata.source.name)
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # the library raises whatever its own converters run into
+        kind = metadata.get("tokenizer.ggml.model")
+        raise ModelError(
+            f"{metadata.source}: its tokenizer (tokenizer.ggml.model = {kind!r}) cannot be read: {error}; serve the "
+            "model's Hugging Face folder"
+        ) from error
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:

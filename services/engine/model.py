@@ -47,7 +47,7 @@ class Model:
             are the whole model.
 
     Attributes:
-        notes: one line for each linear that had to fall back to a slower kind.
+        notes: one line for each linear that had to fall back to a slower kind, and each limit of the model's kind.
     """
 
     def __init__(
@@ -65,6 +65,10 @@ class Model:
         self._head = factory(self._embedding if shape.tied else tensors["lm_head.weight"]) if samples else None
         self._rotary = Rotary(shape.rope, shape.head_dim, shape.max_position)
         self.notes = tuple(factory.notes)
+        if shape.rope.kind == "dynamic":
+            self.notes += (
+                f"rope_type dynamic: served up to {shape.max_position} tokens, where its frequencies are fixed",
+            )
 
     def _layer(self, index: int, tensors: dict[str, Tensor], factory: LinearFactory) -> Layer:
         base, head_dim = f"model.layers.{index}.", self.shape.head_dim

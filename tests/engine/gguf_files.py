@@ -65,7 +65,7 @@ def write_gguf(
     if shape.window is not None:
         writer.add_sliding_window(shape.window)
     _add_rope(writer, shape.rope, shape.head_dim)
-    _add_tokenizer(writer, pre)
+    _add_tokenizer(writer, pre, str(keys.pop("tokenizer__ggml__model", "gpt2")))
     for key, value in keys.items():
         add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
         add(key.replace("__", "."), value)
@@ -113,10 +113,10 @@ def _add_rope(writer: gguf.GGUFWriter, rope: Rope, head_dim: int) -> None:
         writer.add_tensor("rope_freqs.weight", (plain / frequencies(rope, head_dim)).numpy())
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, pre: str) -> None:
+def _add_tokenizer(writer: gguf.GGUFWriter, pre: str, kind: str) -> None:
     model = json.loads(train_tokenizer().to_str())["model"]
     words = sorted(model["vocab"], key=model["vocab"].get)
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model(kind)
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(words)
     writer.add_token_types([3 if word in SPECIAL_TOKENS else 1 for word in words])

@@ -204,6 +204,14 @@ def test_a_sharded_checkpoint_is_read_through_its_index(folder: Path, tmp_path: 
         prepare_model(folder, tmp_path)
 
 
+def test_quantised_weights_are_named(folder: Path, tmp_path: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int8)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.norm\.weight holds I8, served are F32, F16, BF16"):
+        prepare_model(folder, tmp_path)
+
+
 def test_the_digest_follows_weights_and_config(folder: Path, tiny_folder: Path) -> None:
     assert model_digest(folder) == model_digest(tiny_folder) and len(model_digest(folder)) == 16
     tensors = load_file(folder / "model.safetensors")

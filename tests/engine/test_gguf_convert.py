@@ -135,6 +135,23 @@ def test_the_tokenizer_comes_along(tmp_path: Path) -> None:
     assert (config["chat_template"], config["eos_token"]) == (CHAT_TEMPLATE, "<|im_end|>")
 
 
+@pytest.mark.parametrize("pre", ["llama-bpe", "qwen2"])
+def test_other_patterns_go_through_transformers(tmp_path: Path, pre: str) -> None:
+    write_tiny(tmp_path / "tiny.gguf", pre=pre, tokenizer__ggml__eot_token_id=0)
+    folder = prepare_model(tmp_path / "tiny.gguf", tmp_path / "cache")
+    text = "<|im_start|>In 2024 it's 12345\n\n naïve 東京<|im_end|>"
+    converted = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert converted.decode(converted.encode(text).ids, skip_special_tokens=False) == text
+    assert converted.encode("<|im_end|>").ids[-1:] == [2]
+    assert read_shape(folder).eos_token_ids == (2, 0)
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "tiny.gguf", tokenizer__ggml__model="t5")
+    with pytest.raises(ModelError, match=r"tokenizer\.ggml\.model = 't5'\) cannot be read: .*Hugging Face folder"):
+        prepare_model(tmp_path / "tiny.gguf", tmp_path / "cache")
+
+
 def test_the_default_models_tokenizer_is_the_one_transformers_makes(smollm2_folder: Path) -> None:
     """Ids that transformers' own reading of the file gave for these texts."""
     converted = Tokenizer.from_file(str(smollm2_folder / "tokenizer.json"))

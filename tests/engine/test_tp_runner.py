@@ -14,6 +14,7 @@ from services.core.errors import ConfigError
 from services.core.ports import RunnerLost
 from services.engine.model import Model
 from services.engine.model_runner import ModelRunner
+from services.engine.model_shape import Rope
 from services.engine.shard import shard_of, split
 from services.engine.tiny import save_tiny, tiny_shape
 from services.engine.tp_runner import TpRunner, decode_rows, encode_rows
@@ -25,8 +26,24 @@ from tests.engine.reference_rule import assert_rule, divergences_from
 GREEDY = SampleSpec(0.0, 0)
 PROMPTS = [tuple((salt + 31 * place) % 380 for place in range(length)) for salt, length in ((3, 5), (50, 70), (90, 37))]
 MODELS = {
-    "even": {"heads": 4, "kv_heads": 2},
-    "uneven": {"heads": 9, "kv_heads": 3, "hidden": 72, "ffn": 100},
+    "even": {
+        "architecture": "Qwen3ForCausalLM",
+        "heads": 4,
+        "kv_heads": 2,
+        "qk_norm": True,
+        "window": 50,
+        "windowed_layers": (1,),
+    },
+    "uneven": {
+        "heads": 9,
+        "kv_heads": 3,
+        "hidden": 72,
+        "ffn": 100,
+        "qkv_bias": True,
+        "output_bias": True,
+        "mlp_bias": True,
+        "rope": Rope(1e4, "yarn", 4.0, 32, attention_factor=1.1),
+    },
 }
 
 
