@@ -1,4 +1,4 @@
-"""Issue 3, models: every family under every rotary kind against the transformers library, from folders and from GGUF."""
+"""Issue 3, models: every family under every rotary kind against the transformers library, from folders and GGUF."""
 
 import subprocess
 import sys
@@ -42,14 +42,17 @@ def test_a_family_under_a_rotary_kind(tmp_path: Path, family: str, rope: str) ->
         found = logits_at_ends(Model(*converted, "float32"), ids, ENDS)
         from_gguf = float((found - expected).abs().max())
     print(f"\n{family} {rope}: largest difference {folder:.1e}, from GGUF {from_gguf}", end=" ")
-    assert folder < 2e-4 and (from_gguf or 0.0) < 2e-4
+    assert folder < 2e-4
+    # A file keeps Llama 3's factors in float32: its frequencies are rounded twice, theirs once.
+    assert (from_gguf or 0.0) < (1e-3 if rope == "llama3" else 2e-4)
 
 
 def test_the_default_model_is_converted_in_less_memory_than_it_has(tmp_path: Path) -> None:
     code = (
-        "import resource, sys; from pathlib import Path; from services.engine.checkpoint import *\n"
+        "from pathlib import Path; from services.engine.checkpoint import bundled_model, prepare_model\n"
         f"folder = prepare_model(bundled_model(), Path({str(tmp_path)!r}))\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, (folder / 'model.safetensors').stat().st_size)"
+        "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
+        "print(int(peak.split()[1]) << 10, (folder / 'model.safetensors').stat().st_size)"
     )
     root = Path(__file__).parents[2]
     ran = subprocess.run(

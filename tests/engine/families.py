@@ -103,6 +103,9 @@ def save_family(folder: Path, name: str, rope: str = "default", seed: int = 5, *
         values = {**SIZES, **options, "vocab_size": tokenizer.get_vocab_size(), "rope_parameters": dict(ROPES[rope])}
         if values["head_dim"] is None:
             del values["head_dim"]
+        for key in {"short_factor", "long_factor"} & values["rope_parameters"].keys():
+            factors, repeats = values["rope_parameters"][key], values.get("head_dim", 16) // 16
+            values["rope_parameters"][key] = [factor for factor in factors for _ in range(repeats)]
         config = getattr(transformers, f"{family}Config")(**values)
         torch.manual_seed(seed)
         model = getattr(transformers, f"{family}ForCausalLM")(config).eval().float()

@@ -55,6 +55,13 @@ def test_the_comparison_would_show_a_wrong_kind(
     assert (expected_logits(right, ids) - expected_logits(wrong, ids))[-20:].abs().max() > 0.05
 
 
+def test_dynamic_scaling_is_served_up_to_where_it_begins_and_says_so(tmp_path: Path) -> None:
+    save_family(tmp_path, "llama", "dynamic")
+    model = Model(*load_tensors(tmp_path), "float32")
+    assert model.shape.max_position == 512
+    assert "rope_type dynamic: served up to 512 tokens, where its frequencies are fixed" in model.notes
+
+
 def test_a_model_saved_in_shards_is_the_same_model(tmp_path: Path) -> None:
     save_family(tmp_path / "one", "qwen2-upper-window")
     save_family(tmp_path / "many", "qwen2-upper-window", max_shard_size="100KB")
