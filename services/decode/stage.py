@@ -104,7 +104,8 @@ class DecodeStage:
 
     def pressure(self) -> tuple[int, str]:
         """Offers that wait, and why."""
-        return len(self._intake), self._intake.pressure or ""
+        pressure = self._intake.pressure
+        return len(self._intake), "" if pressure is None else pressure.value
 
     def counts(self) -> Counter[str]:
         """How often an offer began to wait."""
