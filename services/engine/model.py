@@ -47,6 +47,7 @@ class Model:
             are the whole model.
 
     Attributes:
+        exact: rows' bits depend on nothing but their own sequence.
         notes: one line for each linear that had to fall back to a slower kind, and each limit of the model's kind.
     """
 
@@ -55,6 +56,7 @@ class Model:
     ) -> None:
         self.shape = shape
         self.dtype = dtype
+        self.exact = dtype == "float32"
         factory = LinearFactory(dtype)
         self._embedding = tensors["model.embed_tokens.weight"]
         self._layers = [self._layer(index, tensors, factory) for index in range(shape.num_layers)]
@@ -154,9 +156,7 @@ class Model:
         Rotary.apply_(heads[:, :turned], factors)
         kv = heads[:, shape.heads :].reshape(-1, shape.head_dim)
         pages.view(-1, shape.head_dim).index_copy_(0, batch.slots, kv.to(pages.dtype))
-        mixed = torch.empty(len(x), shape.heads, shape.head_dim)
-        attend(heads[:, : shape.heads], pages, batch.groups[layer.window], mixed)
-        return self._sum(layer.output(mixed.flatten(1)))
+        return self._sum(layer.output(attend(heads, pages, batch.attention[layer.window])))
 
     def _sum(self, part: Tensor) -> Tensor:
         """Add up the shards' [tokens, hidden]."""

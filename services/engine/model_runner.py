@@ -80,7 +80,8 @@ class ModelRunner:
         Raises:
             ValueError: a row is out of range.
         """
-        return self.model.forward(build(rows, self.shape, self.pool), self.pool, self.progress.layers_done, score)
+        batch = build(rows, self.shape, self.pool, self.model.exact)
+        return self.model.forward(batch, self.pool, self.progress.layers_done, score)
 
     def _run(self, batch: ScheduledBatch) -> StepOutput:
         sampled = [(row, row.sample) for row in batch.rows if row.sample is not None]
@@ -139,7 +140,8 @@ class ModelRunner:
             for ids, start in chunks:
                 rows = [Row("self-test-other", other, 0, beside, greedy)] if other else []
                 rows.append(Row("self-test", ids, start, table, greedy))
-                logits = self.model.forward(build(rows, shape, pool), pool)[-1]
+                batch = build(rows, shape, pool, self.model.exact)
+                logits = self.model.forward(batch, pool)[-1]
         return logits
 
 

@@ -83,7 +83,7 @@ class TpRunner(ModelRunner):
         Raises:
             RunnerLost: a rank is gone or silent, or the ranks have lost step.
         """
-        batch = build(rows, self.shape, self.pool)  # a bad row is refused before any rank hears of it
+        batch = build(rows, self.shape, self.pool, self.model.exact)  # a bad row is refused before any rank hears of it
         try:
             self.group.send(encode_rows(rows), range(1, self.group.ranks))
             return self.model.forward(batch, self.pool, score=score)
