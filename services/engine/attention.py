@@ -1,4 +1,4 @@
-"""Paged attention over block tables; in exact steps summed in fixed tiles of keys, so that no bit depends on the batch."""
+"""Paged attention over block tables; exact steps sum keys in fixed tiles, so that no bit depends on the batch."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Span(NamedTuple):
 
     Attributes:
         first_token: index of the first among the step's tokens.
-        count: how many.
+        queries: how many.
         position: position of the first in its sequence.
         blocks: KV blocks of the sequence, at least up to the last query.
     """
 
     first_token: int
-    count: int
+    queries: int
     position: int
     blocks: Sequence[int]
 
@@ -166,8 +166,8 @@ def _group(spans: list[Span], shape: _Shape, answers: Ints, done: int) -> Attent
 
     before = np.array([_first_unit(start, unit * size, window) for start in starts])  # units that nothing is seen of
     width = int((-(-(np.array(starts) + count) // (unit * size)) - before).max()) * unit  # blocks, padded
-    pages = _padded(tables, before * unit, width)[:, None] * kv_heads + np.arange(kv_heads)[:, None]  # [sequences, kv_heads, width]
-    pages = np.stack((pages, pages + pool.num_blocks * kv_heads))
+    pages = _padded(tables, before * unit, width)[:, None] * kv_heads + np.arange(kv_heads)[:, None]
+    pages = np.stack((pages, pages + pool.num_blocks * kv_heads))  # [2, sequences, kv_heads, width]
     shown = positions[:, None, :1] if count == 1 else np.tile(positions[:, None], (1, group_size, 1))
     shown = shown.reshape(len(spans), -1)  # [sequences, 1 or rows]
     behind = (shown - before[:, None] * unit * size)[..., None] - np.arange(width * size)  # keys behind their query

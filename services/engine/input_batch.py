@@ -96,7 +96,9 @@ def build(rows: Sequence[Row], shape: ModelShape, pool: PagedKvPool, exact: bool
             blocks += [table[position // size] for position in range(start, start + count)]
         if row.sample is not None:
             sampled.append(done - 1)
-    positions = np.fromiter(chain.from_iterable(range(s.position, s.position + s.count) for s in spans), np.int64, done)
+    positions = np.fromiter(
+        chain.from_iterable(range(s.position, s.position + s.queries) for s in spans), np.int64, done
+    )
     token_ids = np.fromiter(chain.from_iterable(row.token_ids for row in rows), np.int64, done)
     heads = (np.arange(2)[:, None] * pool.num_blocks * kv_heads + np.arange(kv_heads)).reshape(-1)  # K, then V
     slots = (np.array(blocks)[:, None] * kv_heads + heads) * size + (positions % size)[:, None]

@@ -17,6 +17,7 @@ Linear = Callable[[Tensor], Tensor]
 # product never differs.
 PACKED_MIN_ROWS = 2
 PLAIN_ROWS = 32
+HALF_MAX = 65504.0
 TESTED_ROWS = (1, 2, 3, 5, 8, 17, 33, 48)
 
 
@@ -71,20 +72,34 @@ class HalfLinear:
 
 
 class Bfloat16Linear:
-    """Product in bf16 with float32 rows before and after; not batch-invariant."""
+    """Product in bf16 over a weight that oneDNN has repacked, float32 rows before and after; not batch-invariant."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weight = weight.to(torch.bfloat16)
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(torch.bfloat16).contiguous(), 32)
         self._bias = None if bias is None else bias.to(torch.bfloat16)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.linear(x.to(torch.bfloat16), self._weight, self._bias).float()
+        rows = x.to(torch.bfloat16)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
+        return out.float()
+
+
+def bfloat16_linear(weight: Tensor, bias: Tensor | None) -> Linear:
+    """The fastest product over a weight rounded to bf16.
+
+    A CPU without bf16 instructions takes 5 times as long for it as for fp16, which holds every such number between
+    2^-14 and 65504 exactly; there the rows stay float32 as well.
+    """
+    rounded = weight.to(torch.bfloat16)
+    if torch.cpu._is_avx512_bf16_supported() or float(rounded.abs().max()) > HALF_MAX:
+        return Bfloat16Linear(weight, bias)
+    return HalfLinear(rounded.float(), bias)
 
 
 KINDS: dict[str, Callable[[Tensor, Tensor | None], Linear]] = {
     "float32": PackedLinear,
     "float16": HalfLinear,
-    "bfloat16": Bfloat16Linear,
+    "bfloat16": bfloat16_linear,
 }
 
 
@@ -147,14 +162,27 @@ def rows_are_invariant(linear: Linear, width: int) -> bool:
     )
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich, 2019)."""
-    # Four plain operators: torch's own rms_norm takes 1.5 times as long for one row on a CPU and 4 times for 512.
-    scale = (x * x).mean(-1, keepdim=True).add_(eps).rsqrt_()
-    return (x * scale).mul_(weight)
+class RmsNorm:
+    """x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich, 2019).
+
+    Written as x / sqrt(|x|² + width · eps) · (weight · sqrt(width)), which saves the mean's own operators: for one row
+    two thirds of the time of the formula as it stands, and of torch's own rms_norm.
+
+    Args:
+        weight: [width] float32.
+    """
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        width = weight.shape[0]
+        self._weight = weight * width**0.5
+        self._floor = torch.tensor(width * eps)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        scale = (x * x).sum(-1, keepdim=True).add_(self._floor).rsqrt_()
+        return (x * scale).mul_(self._weight)
 
 
 def silu_and_mul(gate_up: Tensor) -> Tensor:
     """silu(gate) · up, where `gate_up` [rows, 2 * ffn] has the gate first (SwiGLU, Shazeer 2020)."""
-    width = gate_up.shape[-1] // 2
-    return functional.silu(gate_up[:, :width]).mul_(gate_up[:, width:])
+    gate, up = gate_up.chunk(2, -1)
+    return functional.silu(gate).mul_(up)

@@ -11,7 +11,7 @@ from torch import Tensor
 from services.engine.attention import attend
 from services.engine.input_batch import InputBatch
 from services.engine.kv_pool import PagedKvPool
-from services.engine.layers import Linear, LinearFactory, rms_norm, silu_and_mul
+from services.engine.layers import Linear, LinearFactory, RmsNorm, silu_and_mul
 from services.engine.model_shape import ModelShape
 from services.engine.rank_group import RankGroup
 from services.engine.rope import Rotary
@@ -26,12 +26,12 @@ SCORE_ROWS = 64
 class Layer:
     """Weights of one layer; fused projections are Q, K, V and gate, up in that order; `window` as in `ModelShape`."""
 
-    input_norm: Tensor
+    input_norm: RmsNorm
     qkv: Linear
-    q_norm: Tensor | None
-    k_norm: Tensor | None
+    q_norm: RmsNorm | None
+    k_norm: RmsNorm | None
     output: Linear
-    post_norm: Tensor
+    post_norm: RmsNorm
     gate_up: Linear
     down: Linear
     window: int | None
@@ -60,7 +60,7 @@ class Model:
         factory = LinearFactory(dtype)
         self._embedding = tensors["model.embed_tokens.weight"]
         self._layers = [self._layer(index, tensors, factory) for index in range(shape.num_layers)]
-        self._norm = tensors["model.norm.weight"].to(torch.float32, copy=True)
+        self._norm = RmsNorm(tensors["model.norm.weight"].float(), shape.norm_eps)
         self._group = group
         # Rank 0 alone samples (see `Shard`).
         samples = group is None or group.rank == 0
@@ -76,8 +76,8 @@ class Model:
         base, head_dim = f"model.layers.{index}.", self.shape.head_dim
         attention, mlp = base + "self_attn.", base + "mlp."
 
-        def own(name: str) -> Tensor:
-            return tensors[name].to(torch.float32, copy=True)  # a view would keep the whole file mapped
+        def norm(name: str) -> RmsNorm:
+            return RmsNorm(tensors[f"{base}{name}.weight"].float(), self.shape.norm_eps)
 
         def fused_qkv(kind: str) -> Tensor:
             q, k, v = (tensors[f"{attention}{name}_proj.{kind}"].float() for name in "qkv")
@@ -89,16 +89,19 @@ class Model:
         def fused_gate_up(kind: str) -> Tensor:
             return torch.cat([tensors[f"{mlp}gate_proj.{kind}"], tensors[f"{mlp}up_proj.{kind}"]])
 
-        def head_norm(name: str) -> Tensor | None:
-            return Rotary.interleave(own(attention + name), head_dim) if self.shape.qk_norm else None
+        def head_norm(name: str) -> RmsNorm | None:
+            if not self.shape.qk_norm:
+                return None
+            weight = tensors[f"{attention}{name}.weight"].float()
+            return RmsNorm(Rotary.interleave(weight, head_dim), self.shape.norm_eps)
 
         return Layer(
-            input_norm=own(base + "input_layernorm.weight"),
+            input_norm=norm("input_layernorm"),
             qkv=factory(fused_qkv("weight"), fused_qkv("bias") if self.shape.qkv_bias else None),
-            q_norm=head_norm("q_norm.weight"),
-            k_norm=head_norm("k_norm.weight"),
+            q_norm=head_norm("q_norm"),
+            k_norm=head_norm("k_norm"),
             output=factory(tensors[attention + "o_proj.weight"], bias(attention + "o")),
-            post_norm=own(base + "post_attention_layernorm.weight"),
+            post_norm=norm("post_attention_layernorm"),
             gate_up=factory(fused_gate_up("weight"), fused_gate_up("bias") if self.shape.mlp_bias else None),
             down=factory(tensors[mlp + "down_proj.weight"], bias(mlp + "down")),
             window=self.shape.windows[index],
@@ -128,7 +131,7 @@ class Model:
         for index, (layer, pages) in enumerate(zip(self._layers, pool.data, strict=True)):
             x += self._attention(layer, x, factors, batch, pages)
             layers_done(index + 1)
-            inner = silu_and_mul(layer.gate_up(rms_norm(x, layer.post_norm, self.shape.norm_eps)))
+            inner = silu_and_mul(layer.gate_up(layer.post_norm(x)))
             x += self._sum(layer.down(inner))
         if self._head is None:
             return torch.empty(len(batch.sampled), 0)
@@ -142,17 +145,17 @@ class Model:
     def _logits(self, x: Tensor, places: Tensor) -> Tensor:
         """[places, vocab] float32 logits of some tokens of x [tokens, hidden], at the rank that samples."""
         assert self._head is not None
-        return self._head(rms_norm(x.index_select(0, places), self._norm, self.shape.norm_eps))
+        return self._head(self._norm(x.index_select(0, places)))
 
     def _attention(self, layer: Layer, x: Tensor, factors: Tensor, batch: InputBatch, pages: Tensor) -> Tensor:
         """x [tokens, hidden]; pages [2, num_blocks, kv_heads, block_size, head_dim], written before they are read."""
         shape = self.shape
         turned = shape.heads + shape.kv_heads
-        qkv = layer.qkv(rms_norm(x, layer.input_norm, shape.norm_eps))
+        qkv = layer.qkv(layer.input_norm(x))
         heads = qkv.view(len(x), turned + shape.kv_heads, shape.head_dim)
         if layer.q_norm is not None and layer.k_norm is not None:
-            heads[:, : shape.heads] = rms_norm(heads[:, : shape.heads], layer.q_norm, shape.norm_eps)
-            heads[:, shape.heads : turned] = rms_norm(heads[:, shape.heads : turned], layer.k_norm, shape.norm_eps)
+            heads[:, : shape.heads] = layer.q_norm(heads[:, : shape.heads])
+            heads[:, shape.heads : turned] = layer.k_norm(heads[:, shape.heads : turned])
         Rotary.apply_(heads[:, :turned], factors)
         kv = heads[:, shape.heads :].reshape(-1, shape.head_dim)
         pages.view(-1, shape.head_dim).index_copy_(0, batch.slots, kv.to(pages.dtype))

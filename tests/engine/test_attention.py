@@ -57,7 +57,7 @@ def test_a_mixed_batch_matches_the_formula(
     q = probe_rows(tokens, heads * HEAD_DIM).view(tokens, heads, HEAD_DIM) * 2
     out = run(pool, q, spans, window, exact)
     for span in spans:
-        for step in range(span.count):
+        for step in range(span.queries):
             expected = plain(pool, q[span.first_token + step], span.position + step, span.blocks, window)
             torch.testing.assert_close(out[span.first_token + step].double(), expected, atol=2e-5, rtol=1e-4)
 

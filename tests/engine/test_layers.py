@@ -10,8 +10,8 @@ from services.engine.layers import (
     LinearFactory,
     PackedLinear,
     PlainLinear,
+    RmsNorm,
     probe_rows,
-    rms_norm,
     rows_are_invariant,
     silu_and_mul,
 )
@@ -56,7 +56,6 @@ def test_every_kind_multiplies(dtype: str, bound: float, bias: torch.Tensor | No
     weight, x = probe_rows(96, 64), probe_rows(37, 64)
     factory = LinearFactory(dtype)
     linear = factory(weight, bias)
-    assert isinstance(linear, KINDS[dtype])
     torch.testing.assert_close(linear(x), functional.linear(x, weight, bias), atol=bound, rtol=bound)
     assert factory.notes == []
 
@@ -80,8 +79,15 @@ def test_a_kind_that_fails_its_test_falls_back_with_a_note(monkeypatch: pytest.M
 
 def test_rms_norm_and_gate_match_torch() -> None:
     x, weight = probe_rows(5, 64), probe_rows(1, 64)[0]
-    torch.testing.assert_close(rms_norm(x, weight, 1e-5), functional.rms_norm(x, (64,), weight, 1e-5))
+    torch.testing.assert_close(RmsNorm(weight, 1e-5)(x), functional.rms_norm(x, (64,), weight, 1e-5))
     torch.testing.assert_close(silu_and_mul(x), functional.silu(x[:, :32]) * x[:, 32:])
+
+
+def test_norm_bits_do_not_depend_on_the_batch() -> None:
+    x, norm = probe_rows(64, 576), RmsNorm(probe_rows(1, 576)[0], 1e-5)
+    whole = norm(x)
+    for rows in (1, 2, 3, 7, 33):
+        assert torch.equal(norm(x[5 : 5 + rows]), whole[5 : 5 + rows])
 
 
 def test_rotary_is_the_half_split_rotation_of_checkpoints() -> None:
