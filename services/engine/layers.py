@@ -165,20 +165,18 @@ def rows_are_invariant(linear: Linear, width: int) -> bool:
 class RmsNorm:
     """x / sqrt(mean(x²) + eps) · weight over the last dimension (Zhang and Sennrich, 2019).
 
-    Written as x / sqrt(|x|² + width · eps) · (weight · sqrt(width)), which saves the mean's own operators: for one row
-    two thirds of the time of the formula as it stands, and of torch's own rms_norm.
-
     Args:
         weight: [width] float32.
     """
 
     def __init__(self, weight: Tensor, eps: float) -> None:
-        width = weight.shape[0]
-        self._weight = weight * width**0.5
-        self._floor = torch.tensor(width * eps)
+        self._weight = weight
+        self._eps = torch.tensor(eps)  # a number would be made into a tensor at every call
 
     def __call__(self, x: Tensor) -> Tensor:
-        scale = (x * x).sum(-1, keepdim=True).add_(self._floor).rsqrt_()
+        # Plain operators: torch's own rms_norm takes as long for one row on a CPU and 4 times as long for 512. A norm
+        # and a hypot in their place would halve the time for one row, and make the result's error half as large again.
+        scale = (x * x).mean(-1, keepdim=True).add_(self._eps).rsqrt_()
         return (x * scale).mul_(self._weight)
 
 

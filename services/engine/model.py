@@ -60,7 +60,7 @@ class Model:
         factory = LinearFactory(dtype)
         self._embedding = tensors["model.embed_tokens.weight"]
         self._layers = [self._layer(index, tensors, factory) for index in range(shape.num_layers)]
-        self._norm = RmsNorm(tensors["model.norm.weight"].float(), shape.norm_eps)
+        self._norm = RmsNorm(tensors["model.norm.weight"].to(torch.float32, copy=True), shape.norm_eps)
         self._group = group
         # Rank 0 alone samples (see `Shard`).
         samples = group is None or group.rank == 0
@@ -77,7 +77,8 @@ class Model:
         attention, mlp = base + "self_attn.", base + "mlp."
 
         def norm(name: str) -> RmsNorm:
-            return RmsNorm(tensors[f"{base}{name}.weight"].float(), self.shape.norm_eps)
+            # A copy: a view would keep the whole file mapped.
+            return RmsNorm(tensors[f"{base}{name}.weight"].to(torch.float32, copy=True), self.shape.norm_eps)
 
         def fused_qkv(kind: str) -> Tensor:
             q, k, v = (tensors[f"{attention}{name}_proj.{kind}"].float() for name in "qkv")
