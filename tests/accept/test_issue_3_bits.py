@@ -152,8 +152,12 @@ def test_the_same_bits_through_real_processes(tmp_path: Path) -> None:
     wanted = references(Saved("issue_3_bits_cluster", code_digest(ROOT)), model, jobs)
     config = cluster_config(folder, tmp_path) | {
         "testing": {"enabled": True, "logits_digests": True},
-        "router": {"early_grant_tokens": 100},
+        "router": {"early_grant_tokens": 100, "local_prefill": "cheaper", "local_prefill_max_tokens": 20},
         "scheduler": {"max_chunk_tokens": 64, "prefill_tile_tokens": 16},
     }
     with running(tmp_path, config) as cluster:
         check_cluster(cluster, jobs, wanted)
+        counters = cluster.status()["counters"]
+        print(counters)
+        assert counters["handoff"] > 0
+        assert counters["local_prefill/cheaper"] > 0

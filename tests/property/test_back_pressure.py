@@ -101,6 +101,34 @@ def test_early_grants_use_blocks_but_do_not_stop_prompts_that_are_done() -> None
     assert sum(output.finish is not None for _, output in world.outputs) == 3
 
 
+def test_a_prompt_of_3000_tokens_at_full_pools_waits_or_is_preempted_and_completes() -> None:
+    """192 blocks hold it and its output exactly; both pools are full of short requests when it comes, and stay so."""
+    for discipline in Discipline:
+        world = Watched(lambda: MS)
+        for ref, role in ((P, "prefill"), (D, "decode")):
+            cache = {"block_size_tokens": 16, "watermark": 0.0}
+            fields = {"scheduler": {"max_preemptions": LIMIT}, "decode": {"max_waiting_block_share": 1.0}}
+            world.add(ref, make_core(ref, (role,), 192, cache=cache, **fields))
+        requests = []
+        for number in range(60):
+            short = make_request(f"s{number}", (number,) * 70, block_size=16, max_tokens=120, handoff_to=D)
+            requests.append(short)
+            world.feed(P, Submit("door", short))
+            if number == 30:
+                big = make_request(
+                    "big", tuple(range(3000)), block_size=16, max_tokens=64, handoff_to=D, discipline=discipline
+                )
+                requests.append(big)
+                world.feed(P, Submit("door", big))
+            world.run(world.now + 10 * MS)
+        assert world.cores[D].load().kv_blocks_used > 150
+        world.run(world.now + 60 * S)
+        assert_clean(world)
+        for request in requests:
+            assert [t for output in outputs_of(world, request) for t in output.token_ids] == expected(request)
+        assert dict(world.cores[D].load().counters)["preempted/no_blocks"] > 0
+
+
 def test_an_offer_that_could_never_fit_is_refused_with_its_reason() -> None:
     world = build(lambda: MS, blocks_p=40, blocks_d=4)
     world.feed(P, Submit("door", make_request("big", tuple(range(20)), handoff_to=D)))
