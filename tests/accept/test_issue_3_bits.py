@@ -22,6 +22,7 @@ from services.engine.checkpoint import DEFAULT_MODEL, prepare_model
 from services.engine.model import Model
 from services.engine.tiny import tiny_model
 from services.engine.weights import load_tensors
+from services.pb import inference_pb2, inference_pb2_grpc
 from tests.accept.saved import Saved
 from tests.cluster.conftest import cluster_config
 from tests.cluster.harness import Cluster, collect, running
@@ -124,17 +125,16 @@ def recorded_digests(folder: Path) -> dict[str, dict[int, str]]:
 
 def check_cluster(cluster: Cluster, jobs: Sequence[Job], wanted: Sequence[Generated]) -> None:
     """All jobs at once through real processes and gloo."""
-    calls = [
-        cluster.stream(
-            list(job.prompt),
-            request_id=job.name,
-            max_tokens=job.max_tokens,
-            temperature=job.temperature,
-            seed=job.seed,
-            ignore_eos=True,
+    stub = inference_pb2_grpc.InferenceServiceStub(cluster.channel)
+    calls = []
+    for job in jobs:
+        sampling = inference_pb2.Sampling(
+            max_tokens=job.max_tokens, temperature=job.temperature, seed=job.seed, ignore_eos=True
         )
-        for job in jobs
-    ]
+        request = inference_pb2.GenerateRequest(
+            request_id=job.name, prompt_token_ids=job.prompt, sampling=sampling, include_timeline=True
+        )
+        calls.append(stub.Generate(request, timeout=240, wait_for_ready=True))
     results = [collect(call) for call in calls]
     cluster.wait_idle()
     digests = recorded_digests(cluster.folder / "decisions")
