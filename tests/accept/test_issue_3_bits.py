@@ -1,8 +1,8 @@
 """Issue 3, bits: whatever shares a request's steps and wherever it goes, its logits are those of the plain loop.
 
 The default model runs all 40 prompts of 5 to 3,000 tokens in every combination of concurrency and chunk size, with
-the other conditions rotating through them; a tiny model runs every combination of everything. Alone, the default model
-takes a tenth of the prompts: one request a step is what the reference itself does.
+the other conditions rotating through them; a tiny model runs every combination of those and of the discipline and
+prefix hits. Alone, the default model takes a tenth of the prompts: one request a step is what the reference does.
 """
 
 from __future__ import annotations

@@ -196,6 +196,8 @@ class _Run:
         """Submit the jobs as the plan allows, follow them to their end, compare."""
         waiting = list(self._jobs)
         self._random.shuffle(waiting)
+        if self._plan.trouble == "preempted":  # the longest come first and take the blocks that the others need to grow
+            waiting.sort(key=lambda job: -job.longest)
         next_arrival, seen = 0, 0
         while waiting or self._running:
             if waiting and len(self._running) < self._plan.at_once and self._world.now >= next_arrival:
