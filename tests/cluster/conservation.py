@@ -136,7 +136,8 @@ class Conservation:
                         call.cancel()
         except grpc.RpcError as error:
             got.error = error.code()
-            status = rpc_status.from_call(error)
+            # Other codes may be the client's own, beside details of the server's that say something else.
+            status = rpc_status.from_call(error) if got.error in CLEAN else None
             got.retryable = status is not None and any(
                 detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for detail in status.details
             )
