@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
-from services.core.actions import Action, Emit, RequestOutput
-from services.core.batch import TokenLogprob
+from services.core.actions import Action
 from services.core.request import Discipline, Request
 from services.core.timeline import MarkKind
 from services.decode.config import DecodeConfig
@@ -16,6 +16,7 @@ from services.kvcache.transfer import Transfers
 from services.kvcache.transfer_entry import Committed, OfferDropped, Offered, Revoked
 from services.scheduling.host import DECODE, StageEvent
 from services.scheduling.mixed import Admitted, Advanced, MixedScheduler
+from services.scheduling.outputs import StepOutputs
 from services.scheduling.waiting import RequestState
 
 
@@ -43,7 +44,7 @@ class DecodeStage:
         self._granted: dict[str, WaitingOffer] = {}
 
     def handle(self, now: int, event: StageEvent) -> list[Action]:
-        """An offer, its end, a commit, or a token."""
+        """An offer, its end, or a commit."""
         match event:
             case Offered():
                 self._granted.pop(event.transfer_id, None)
@@ -57,13 +58,27 @@ class DecodeStage:
                 state = self._scheduler.get(event.request_id)
                 if state is not None and state.request.attempt == event.attempt:
                     self._scheduler.remove(state)
-            case Advanced(state=state, token=int(token), logprob=logprob):
-                return self._sampled(now, state, token, logprob)
-            case Advanced() | Admitted():
+            case Admitted():
                 pass  # a preempted request computes its tokens again
             case _:
                 raise AssertionError(f"not for the decode stage: {event}")
         return []
+
+    def advance(self, now: int, advanced: Sequence[Advanced]) -> list[Action]:
+        """Every token goes out; a request that is done gives its blocks back."""
+        outputs = StepOutputs()
+        for each in advanced:
+            state, token = each.state, each.token
+            if token is None:
+                continue
+            if state.num_new_outputs == 2:
+                state.mark(MarkKind.DECODE_START, now)
+            finish = state.request.sampling.finish_reason(token, state.num_outputs)
+            if finish is not None:
+                state.mark(MarkKind.FINISHED, now)
+                self._scheduler.remove(state)
+            outputs.add(each, token, finish)
+        return outputs.emits()
 
     def pump(self, now: int) -> list[Action]:
         """Grant offers in order while the accept rule holds."""
@@ -142,24 +157,3 @@ class DecodeStage:
         state.mark(MarkKind.HANDOFF_GRANTED, event.granted_ns)
         state.mark(MarkKind.HANDOFF_COMMITTED, now)
         self._scheduler.add_running(state)
-
-    def _sampled(self, now: int, state: RequestState, token: int, logprob: TokenLogprob | None) -> list[Action]:
-        if state.num_new_outputs == 2:
-            state.mark(MarkKind.DECODE_START, now)
-        finish = state.request.sampling.finish_reason(token, state.num_outputs)
-        if finish is not None:
-            state.mark(MarkKind.FINISHED, now)
-        digests, state.digests = tuple(state.digests), []
-        output = RequestOutput(
-            state.request.request_id,
-            state.request.attempt,
-            state.num_outputs - 1,
-            (token,),
-            finish=finish,
-            marks=state.take_marks(),
-            logits_digests=digests,
-            logprobs=() if logprob is None else (logprob,),
-        )
-        if finish is not None:
-            self._scheduler.remove(state)
-        return [Emit(state.request.front_door, (output,))]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
-from services.core.actions import Action, Emit, RequestOutput, Submit
-from services.core.batch import TokenLogprob
-from services.core.request import Discipline, FinishReason, Request
+from services.core.actions import Action, Submit
+from services.core.request import Discipline, Request
 from services.core.timeline import MarkKind
 from services.kvcache.transfer import Transfers
 from services.kvcache.transfer_entry import HandedOff, HandoffFailed
@@ -15,6 +15,7 @@ from services.prefill.config import PrefillConfig
 from services.prefill.handoff import HandoffQueue
 from services.scheduling.host import PREFILL, StageEvent, refuse
 from services.scheduling.mixed import Admitted, Advanced, MixedScheduler, Stepping
+from services.scheduling.outputs import StepOutputs
 from services.scheduling.waiting import RequestState
 
 
@@ -29,7 +30,7 @@ class PrefillStage:
         self._handoffs = HandoffQueue()
 
     def handle(self, now: int, event: StageEvent) -> list[Action]:
-        """A new prompt, blocks for one, progress of one, or the end of a hand-off."""
+        """A new prompt, blocks for one, a step with one, or the end of a hand-off."""
         match event:
             case Submit():
                 return self._submit(now, event)
@@ -38,16 +39,36 @@ class PrefillStage:
                 return self._offer_early(now, state)
             case Stepping():
                 return self._push_early(now, event)
-            case Advanced(token=None):
-                return []
-            case Advanced(state=state, token=int(token), logprob=logprob):
-                return self._sampled(now, state, token, logprob)
             case HandedOff():
                 self._handoffs.pop(event.request_id)
                 return []
             case HandoffFailed():
                 return self._failed(now, event)
         raise AssertionError(f"not for the prefill stage: {event}")
+
+    def advance(self, now: int, advanced: Sequence[Advanced]) -> list[Action]:
+        """Every token goes out; after the first one the KV is offered, unless the request is decoded here."""
+        outputs, actions = StepOutputs(), []
+        for each in advanced:
+            state, token = each.state, each.token
+            if token is None:
+                continue
+            if state.num_new_outputs == 1:
+                state.mark(MarkKind.PREFILL_END, now)
+            finish = state.request.sampling.finish_reason(token, state.num_outputs)
+            if finish is not None:
+                state.mark(MarkKind.FINISHED, now)
+                actions += self._finished(now, state)
+            elif state.request.handoff_to is not None:
+                actions += self._handoff(now, state, token)
+            outputs.add(each, token, finish)
+        return outputs.emits() + actions
+
+    def _finished(self, now: int, state: RequestState) -> list[Action]:
+        """An early grant is given back when there is nothing to hand off."""
+        actions = self._transfers.release(now, transfer_id_of(state.request)) if state.pinned else []
+        self._scheduler.remove(state)
+        return actions
 
     def pump(self, now: int) -> list[Action]:
         """Prompts are admitted by the scheduler alone."""
@@ -102,23 +123,6 @@ class PrefillStage:
         transfer_id = transfer_id_of(state.request)
         return self._transfers.ready(now, transfer_id, full, None, event.step_id) if full else []
 
-    def _sampled(self, now: int, state: RequestState, token: int, logprob: TokenLogprob | None) -> list[Action]:
-        request, index = state.request, state.num_outputs - 1
-        if state.num_new_outputs == 1:
-            state.mark(MarkKind.PREFILL_END, now)
-        finish = request.sampling.finish_reason(token, state.num_outputs)
-        moves = finish is None and request.handoff_to is not None
-        if finish is not None:
-            state.mark(MarkKind.FINISHED, now)
-        actions: list[Action] = [self._emit(state, index, token, logprob, finish)]
-        if moves:
-            actions += self._handoff(now, state, token)
-        elif finish is not None:
-            if state.pinned:
-                actions += self._transfers.release(now, transfer_id_of(request))
-            self._scheduler.remove(state)
-        return actions
-
     def _handoff(self, now: int, state: RequestState, token: int) -> list[Action]:
         """The transfer holds its own references on the blocks, so the scheduler's may go."""
         request = state.request
@@ -132,26 +136,6 @@ class PrefillStage:
             )
         self._scheduler.remove(state)
         return actions
-
-    def _emit(
-        self, state: RequestState, index: int, token: int, logprob: TokenLogprob | None, finish: FinishReason | None
-    ) -> Emit:
-        digests, state.digests = tuple(state.digests), []
-        prompt_logprobs, state.prompt_logprobs = tuple(state.prompt_logprobs), []
-        cached = state.cached_tokens if state.num_new_outputs == 1 else 0
-        output = RequestOutput(
-            state.request.request_id,
-            state.request.attempt,
-            index,
-            (token,),
-            finish=finish,
-            cached_tokens=cached,
-            marks=state.take_marks(),
-            logits_digests=digests,
-            logprobs=() if logprob is None else (logprob,),
-            prompt_logprobs=prompt_logprobs,
-        )
-        return Emit(state.request.front_door, (output,))
 
     def _failed(self, now: int, event: HandoffFailed) -> list[Action]:
         """No attempt is left. An early transfer may fail while the prompt is still being computed."""

@@ -5,6 +5,7 @@ waiting.py       the queue and its orders
 token_budget.py  how many tokens a step may take
 preemption.py    whom to evict when blocks run out
 mixed.py         the scheduler
+outputs.py       a step's tokens, for each front door
 lookahead.py     how many tokens to speculate
 proposers/       sources of speculative tokens
 host.py          WorkerCore: any set of stages over one KV pool

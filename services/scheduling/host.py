@@ -38,7 +38,7 @@ PREFILL, DECODE = "prefill", "decode"
 CANCELLED_KEPT_NS = 10 * NS_PER_S
 """How long a cancel is remembered whose submit may still be under way."""
 
-StageEvent = Submit | Admitted | Stepping | Advanced | Notice
+StageEvent = Submit | Admitted | Stepping | Notice
 
 
 class Stage(Protocol):
@@ -46,6 +46,9 @@ class Stage(Protocol):
 
     def handle(self, now: int, event: StageEvent) -> list[Action]:
         """Take a new request, progress of one, or news of a hand-off."""
+
+    def advance(self, now: int, advanced: Sequence[Advanced]) -> list[Action]:
+        """A step ended: what it did to the requests of this stage."""
 
     def pump(self, now: int) -> list[Action]:
         """Called before every step is scheduled: take in what there is room for."""
@@ -197,8 +200,11 @@ class WorkerCore:
         if output.error is not None:
             return self._step_failed(now, output.error)
         actions: list[Action] = []
-        for advanced in self._scheduler.complete(output):
-            actions += self._stages[advanced.state.stage].handle(now, advanced)
+        advanced = self._scheduler.complete(output)
+        for name, stage in self._stages.items():
+            of_stage = [each for each in advanced if each.state.stage == name]
+            if of_stage:
+                actions += stage.advance(now, of_stage)
         return actions
 
     def _step_failed(self, now: int, error: str) -> list[Action]:
@@ -374,15 +380,14 @@ def _end(
 
 def merge_emits(actions: list[Action]) -> list[Action]:
     """One Emit for each front door, at the place of its first: a step is one item of a stream."""
-    merged: list[Action] = []
-    places: dict[str, int] = {}
+    outputs: dict[str, list[RequestOutput]] = {}
     for action in actions:
         if isinstance(action, Emit):
-            place = places.setdefault(action.destination, len(merged))
-            if place < len(merged):
-                first = merged[place]
-                assert isinstance(first, Emit)
-                merged[place] = Emit(first.destination, first.outputs + action.outputs)
-                continue
-        merged.append(action)
+            outputs.setdefault(action.destination, []).extend(action.outputs)
+    merged: list[Action] = []
+    for action in actions:
+        if not isinstance(action, Emit):
+            merged.append(action)
+        elif action.destination in outputs:
+            merged.append(Emit(action.destination, tuple(outputs.pop(action.destination))))
     return merged

@@ -134,22 +134,29 @@ class MixedScheduler:
         rows: list[Row] = []
         taken: set[str] = set()
         for state in list(self._running):
-            if not state.is_decoding:  # a prompt, or preempted for one of those before it
-                continue
-            while not self._blocks.extend(state.blocks, len(state.tokens)):
-                victim = choose_victim(self._running, taken, self._max_preemptions)
-                assert victim is not None, "whoever may need a block may itself be preempted"
-                self._preempt(now, victim)
-                if victim is state:
-                    break
-            else:
+            # Others are prompts, or were preempted for one of those before them.
+            if state.is_decoding and self._has_room(now, state, taken):
                 taken.add(state.request.request_id)
                 rows.append(self._row(state, 1))
         return rows
 
+    def _has_room(self, now: int, state: RequestState, taken: set[str]) -> bool:
+        """A block for a decode's next token, if need be another's; False when its own blocks had to go."""
+        if len(state.tokens) <= len(state.blocks) * self._blocks.block_size:
+            return True
+        while not self._blocks.extend(state.blocks, len(state.tokens)):
+            victim = choose_victim(self._running, taken, self._max_preemptions)
+            assert victim is not None, "whoever may need a block may itself be preempted"
+            self._preempt(now, victim)
+            if victim is state:
+                return False
+        return True
+
     def _add_prompt_rows(self, rows: list[Row], left: int) -> None:
         """Chunks of prompts, running and waiting ones together, in order, until the budget is used."""
-        prompts = [state for state in self._running if not state.is_decoding]
+        prompts = []
+        if len(rows) < len(self._running):
+            prompts = [state for state in self._running if not state.is_decoding]
         self._blocked = None
         while left > 0:
             state = self._waiting.head() if self._blocked is None else None
@@ -230,7 +237,8 @@ class MixedScheduler:
                 self._free(state)
                 continue
             state.num_computed += num_tokens
-            self._blocks.publish(state.blocks, state.request.block_hashes, state.num_computed)
+            if state.num_computed - num_tokens < len(state.request.block_hashes) * self._blocks.block_size:
+                self._blocks.publish(state.blocks, state.request.block_hashes, state.num_computed)
             if output.scores:
                 state.prompt_logprobs.extend(output.scores[index])
             token = output.tokens[index]

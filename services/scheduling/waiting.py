@@ -33,6 +33,7 @@ class RequestState:
         marks: timeline marks that were not sent yet.
         prompt_logprobs: of the prompt's tokens from the second on, as far as computed; they wait for the first token.
         spec: how to sample, the same for every token.
+        num_prompt: tokens of the prompt.
     """
 
     request: Request
@@ -52,19 +53,21 @@ class RequestState:
     marks: list[Mark] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     spec: SampleSpec = field(init=False)
+    num_prompt: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.spec = sample_spec(self.request)
+        self.num_prompt = len(self.request.prompt)
 
     @property
     def num_outputs(self) -> int:
         """Output tokens known so far."""
-        return len(self.tokens) - len(self.request.prompt)
+        return len(self.tokens) - self.num_prompt
 
     @property
     def num_new_outputs(self) -> int:
         """Output tokens of this attempt."""
-        return self.num_outputs - len(self.request.resume)
+        return len(self.tokens) - self.num_prompt - len(self.request.resume)
 
     @property
     def num_uncomputed(self) -> int:
@@ -74,7 +77,7 @@ class RequestState:
     @property
     def is_decoding(self) -> bool:
         """Only the newest output token is uncomputed."""
-        return self.num_uncomputed == 1 and self.num_outputs > 0
+        return self.num_computed + 1 == len(self.tokens) > self.num_prompt
 
     @property
     def wants_scores(self) -> bool:
@@ -101,9 +104,19 @@ class RequestState:
         marks, self.marks = tuple(self.marks), []
         return marks
 
+    def take_digests(self) -> tuple[str, ...]:
+        """Digests since the last call."""
+        digests, self.digests = tuple(self.digests), []
+        return digests
+
+    def take_prompt_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """The prompt's log-probabilities, once."""
+        logprobs, self.prompt_logprobs = tuple(self.prompt_logprobs), []
+        return logprobs
+
     def state_fields(self) -> dict[str, object]:
         """Plain values for the decision log."""
-        apart = ("request", "marks", "tokens", "prompt_logprobs", "spec")
+        apart = ("request", "marks", "tokens", "prompt_logprobs", "spec", "num_prompt")
         fields = {name: getattr(self, name) for name in self.__slots__ if name not in apart}
         fields["request"] = [self.request.request_id, self.request.attempt]
         fields["outputs"] = self.tokens[len(self.request.prompt) :]
