@@ -84,11 +84,12 @@ class AttentionPlan:
 
     Attributes:
         groups: every query is in one of them.
-        answers: [tokens * heads] where each one's result lies among the results of all groups, one after another.
+        answers: [tokens * heads] where each one's result lies among the results of all groups, one after another;
+            None: in order.
     """
 
     groups: list[AttentionGroup]
-    answers: Tensor
+    answers: Tensor | None
 
 
 def plan(
@@ -129,7 +130,9 @@ def plan(
     for members in parts:
         groups.append(_group(members, shape, answers, done))
         done += groups[-1].batch * groups[-1].rows
-    return AttentionPlan(groups, torch.from_numpy(answers.reshape(-1)))
+    flat = answers.reshape(-1)
+    in_order = done == len(flat) and bool((flat == np.arange(done)).all())
+    return AttentionPlan(groups, None if in_order else torch.from_numpy(flat))
 
 
 @cache
@@ -213,8 +216,8 @@ def attend(heads: Tensor, layer_pages: Tensor, step: AttentionPlan) -> Tensor:
     mixed = []
     for group in step.groups:
         own = flat_heads.index_select(0, group.queries).view(group.batch, group.rows, head_dim)
-        gathered = flat_pages.index_select(0, group.pages).float().view(2, group.batch, -1, head_dim)
-        keys, values = gathered.unbind()
+        gathered = flat_pages.index_select(0, group.pages).float()
+        keys, values = gathered.view(2, group.batch, -1, head_dim).unbind()
         if group.tile:  # three operators instead of one: MKL adds and scales in an order that depends on the rows
             scores = torch.bmm(own.mul_(scale * math.log2(math.e)), keys.transpose(1, 2)).add_(group.bias)
             mixed.append(_softmax_times(scores, values, group.tile))
@@ -222,7 +225,9 @@ def attend(heads: Tensor, layer_pages: Tensor, step: AttentionPlan) -> Tensor:
             scores = torch.baddbmm(group.bias, own, keys.transpose(1, 2), alpha=scale)
             mixed.append(torch.bmm(scores.softmax(-1), values))
     whole = mixed[0] if len(mixed) == 1 else torch.cat([part.view(-1, head_dim) for part in mixed])
-    return whole.view(-1, head_dim).index_select(0, step.answers).view(len(heads), -1)
+    if step.answers is not None:
+        whole = whole.view(-1, head_dim).index_select(0, step.answers)
+    return whole.view(len(heads), -1)
 
 
 def _softmax_times(scores: Tensor, values: Tensor, tile: int) -> Tensor:

@@ -159,7 +159,9 @@ class Model:
             heads[:, shape.heads : turned] = layer.k_norm(heads[:, shape.heads : turned])
         Rotary.apply_(heads[:, :turned], factors)
         kv = heads[:, shape.heads :].reshape(-1, shape.head_dim)
-        pages.view(-1, shape.head_dim).index_copy_(0, batch.slots, kv.to(pages.dtype))
+        pages.view(-1, shape.head_dim).index_copy_(
+            0, batch.slots, kv if pages.dtype == kv.dtype else kv.to(pages.dtype)
+        )
         return self._sum(layer.output(attend(heads, pages, batch.attention[layer.window])))
 
     def _sum(self, part: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class Rotary:
     @staticmethod
     def apply_(heads: Tensor, factors: Tensor) -> None:
         """Rotate `heads` [tokens, heads, head_dim] float32 in place; the last dimension must be contiguous."""
-        torch.view_as_complex(heads.view(*heads.shape[:-1], -1, 2)).mul_(factors)
+        heads.view(torch.complex64).mul_(factors)
 
     @staticmethod
     def interleave(rows: Tensor, head_dim: int) -> Tensor:
