@@ -64,7 +64,7 @@ class Model:
         self._group = group
         # Rank 0 alone samples (see `Shard`).
         samples = group is None or group.rank == 0
-        self._head = factory(self._embedding if shape.tied else tensors["lm_head.weight"]) if samples else None
+        self._head = factory(tensors.get("lm_head.weight", self._embedding)) if samples else None
         self._rotary = Rotary(shape.rope, shape.head_dim, shape.max_position)
         self.notes = tuple(factory.notes)
         if shape.rope.kind == "dynamic":

@@ -23,7 +23,7 @@ from services.engine.model import Model, ScoreHook
 from services.engine.model_shape import KV_DTYPE, ModelShape
 from services.engine.sampler import sample
 from services.engine.step_progress import StepProgress
-from services.engine.weights import load_tensors
+from services.engine.weights import load_tensors, trim_heap
 
 ACTIVATION_BYTES = 256 * 2**20
 """What a step needs beside weights and KV, at most, for a chunk of 512 tokens of a small model."""
@@ -186,6 +186,8 @@ def load_runner(
     kv_dtype: torch.dtype = getattr(torch, KV_DTYPE[dtype])
     pool = PagedKvPool(shape.num_layers, num_blocks, shape.kv_heads, block_size, shape.head_dim, kv_dtype)
     runner = ModelRunner(Model(shape, tensors, dtype), pool, testing_digests)
+    del tensors
+    trim_heap()
     if dtype == "float32":  # the one dtype that promises bits
         runner.notes += tuple(runner.self_test())
     return runner
