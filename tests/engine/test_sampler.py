@@ -1,11 +1,13 @@
 """Greedy and counter-based sampling: ties, independence of the batch, and the distribution of the draws."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from services.core.batch import SampleSpec
+from services.engine.filters import kept
 from services.engine.layers import probe_rows
 from services.engine.sampler import draw, sample, uniform
 
@@ -82,3 +84,56 @@ def test_nan_is_an_error_not_a_token() -> None:
 
 def test_nothing_to_sample() -> None:
     assert sample(torch.empty(0, 8), [], []) == []
+
+
+FILTERED = SampleSpec(1.2, 7, top_k=12, top_p=0.9, min_p=0.02)
+
+
+def test_filtered_draws_follow_the_renormalised_distribution_and_an_unfiltered_sampler_is_caught() -> None:
+    logits = probe_rows(1, 40) * 1.5
+    scaled = (logits[0] - logits[0].max()) / FILTERED.temperature
+    ids = kept(scaled, FILTERED)
+    assert ids is not None and 3 < len(ids) <= 12
+    probabilities = torch.zeros(40, dtype=torch.float64)
+    probabilities[ids] = scaled[ids].double().softmax(0)
+
+    def statistic(spec: SampleSpec) -> float:
+        draws = [sample(logits, [spec], [position])[0] for position in range(5000)]
+        return chi_square(torch.bincount(torch.tensor(draws), minlength=40).double(), probabilities)
+
+    assert statistic(FILTERED) < bound(len(ids) + 1)
+    # Negative controls: without one of the filters the draws are not taken for these.
+    assert statistic(replace(FILTERED, top_k=0, top_p=1.0, min_p=0.0)) > bound(len(ids) + 1)
+    assert statistic(replace(FILTERED, top_k=len(ids) - 1)) > bound(len(ids) + 1)
+
+
+@pytest.mark.parametrize("vocab", [1003, 49152])
+@pytest.mark.parametrize("others", [0, 7, 15])
+def test_a_seeded_sample_does_not_change_with_the_batch(vocab: int, others: int) -> None:
+    """Vocabularies of every alignment; others with every kind of parameters, before and behind."""
+    logits = probe_rows(16, vocab) * 2
+    kinds = [
+        GREEDY,
+        FILTERED,
+        SampleSpec(0.7, 3),
+        SampleSpec(1.0, 4, top_p=0.5),
+        SampleSpec(0.0, 0, logit_bias=((3, 9.0),)),
+    ]
+    specs = [kinds[row % len(kinds)] for row in range(others)]
+    for spec in (
+        SampleSpec(0.9, 5),
+        FILTERED,
+        SampleSpec(1.5, 6, repetition_penalty=1.3, presence_penalty=0.5, prompt=(1, 2, 3), logit_bias=((7, 1.0),)),
+    ):
+        for position in range(20):
+            alone = sample(logits[15:], [spec], [position], [(4, 4)])
+            for place in {0, others // 2, others}:
+                rows = torch.cat([logits[:place], logits[15:], logits[place:others]])
+                mixed = [*specs[:place], spec, *specs[place:]]
+                found = sample(rows, mixed, [position] * len(mixed), [(4, 4)] * len(mixed))
+                assert found[place] == alone[0]
+
+
+def test_a_temperature_that_float32_cannot_divide_by_is_greedy() -> None:
+    logits = probe_rows(1, 100)
+    assert sample(logits, [SampleSpec(1e-40, 1)], [0]) == sample(logits, [GREEDY], [0])

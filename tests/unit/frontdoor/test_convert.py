@@ -1,5 +1,7 @@
 """Every field of a client is checked, and its error names the field."""
 
+from dataclasses import replace
+
 import pytest
 
 from services.core.errors import InvalidRequestError, ModelNotFoundError, PromptTooLongError
@@ -7,6 +9,7 @@ from services.core.request import SamplingParams
 from services.core.timeline import MarkKind, Timeline
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.convert import Converter, ServedModel, timeline_events
+from services.frontdoor.sampling import choices
 from services.frontdoor.tokenizer import Tokenizer
 from services.kvcache.block import prompt_block_hashes
 from services.pb import inference_pb2 as pb
@@ -67,6 +70,31 @@ def test_a_random_seed_differs_and_a_given_one_stays(converter: Converter) -> No
     assert converter.request(ask(sampling=pb.Sampling(seed=0)), 0).sampling.seed == 0
 
 
+def test_every_sampling_field_arrives(converter: Converter) -> None:
+    message = pb.Sampling(
+        max_tokens=9, temperature=0.5, seed=7, top_k=3, top_p=0.8, min_p=0.1, repetition_penalty=1.2,
+        presence_penalty=0.5, frequency_penalty=-0.5, logit_bias={9: -100.0, 4: 2.5}, stop_token_ids=[8, 2],
+        min_tokens=3, logprobs=0, prompt_logprobs=20,
+    )  # fmt: skip
+    assert converter.request(ask(sampling=message), 0).sampling == SamplingParams(
+        9, 0.5, 7, (2, 8), 3, 0.8, 0.1, 1.2, 0.5, -0.5, ((4, 2.5), (9, -100.0)), 3, 0, 20
+    )
+    message.ignore_eos = True
+    assert converter.request(ask(sampling=message), 0).sampling.stop_token_ids == (8, 2)
+
+
+def test_the_outputs_of_one_request_differ_in_id_and_seed_alone(converter: Converter) -> None:
+    request = converter.request(ask(sampling=pb.Sampling(seed=7, temperature=1, n=3, prompt_logprobs=1)), 0)
+    first, *others = choices(request, 3)
+    assert first is request
+    assert [other.request_id for other in others] == ["r1#1", "r1#2"]
+    assert len({each.sampling.seed for each in choices(request, 16)}) == 16
+    assert choices(request, 3) == choices(request, 16)[:3]
+    for other in others:
+        assert other.sampling.prompt_logprobs is None
+        assert replace(other, request_id="r1", sampling=request.sampling) == request
+
+
 def test_token_ids_are_taken_as_they_are(converter: Converter) -> None:
     assert converter.request(ask(prompt="", prompt_token_ids=[0, 5, 260]), 0).prompt == (0, 5, 260)
 
@@ -96,6 +124,24 @@ def test_token_ids_are_taken_as_they_are(converter: Converter) -> None:
         ({"sampling": pb.Sampling(temperature=2.1)}, "sampling.temperature"),
         ({"sampling": pb.Sampling(temperature=NAN)}, "sampling.temperature"),
         ({"sampling": pb.Sampling(seed=2**63)}, "sampling.seed"),
+        ({"sampling": pb.Sampling(top_p=0.0)}, "sampling.top_p"),
+        ({"sampling": pb.Sampling(top_p=1.01)}, "sampling.top_p"),
+        ({"sampling": pb.Sampling(min_p=NAN)}, "sampling.min_p"),
+        ({"sampling": pb.Sampling(repetition_penalty=0.0)}, "sampling.repetition_penalty"),
+        ({"sampling": pb.Sampling(presence_penalty=2.5)}, "sampling.presence_penalty"),
+        ({"sampling": pb.Sampling(frequency_penalty=-2.5)}, "sampling.frequency_penalty"),
+        ({"sampling": pb.Sampling(logit_bias={261: 1.0})}, "sampling.logit_bias[261]"),
+        ({"sampling": pb.Sampling(logit_bias={5: 101.0})}, "sampling.logit_bias[5]"),
+        ({"sampling": pb.Sampling(logit_bias={5: NAN})}, "sampling.logit_bias[5]"),
+        ({"sampling": pb.Sampling(logit_bias=dict.fromkeys(range(301), 1.0))}, "sampling.logit_bias"),
+        ({"sampling": pb.Sampling(stop_token_ids=[1, 261])}, "sampling.stop_token_ids[1]"),
+        ({"sampling": pb.Sampling(stop_token_ids=[1] * 65)}, "sampling.stop_token_ids"),
+        ({"sampling": pb.Sampling(max_tokens=4, min_tokens=5)}, "sampling.min_tokens"),
+        ({"sampling": pb.Sampling(logprobs=21)}, "sampling.logprobs"),
+        ({"sampling": pb.Sampling(prompt_logprobs=21)}, "sampling.prompt_logprobs"),
+        ({"sampling": pb.Sampling(n=0)}, "sampling.n"),
+        ({"sampling": pb.Sampling(n=17, temperature=1)}, "sampling.n"),
+        ({"sampling": pb.Sampling(n=2)}, "sampling.n"),
     ],
 )
 def test_a_wrong_field_is_named(converter: Converter, fields: dict[str, object], field: str) -> None:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.core.actions import RequestOutput
+from services.core.batch import TokenLogprob
 from services.core.request import FinishReason
 from services.frontdoor.stream import TokenStream
 
@@ -114,3 +115,27 @@ def test_a_retry_replaces_what_waited_and_keeps_what_was_passed_on() -> None:
     assert stream.push(output(1, 1, (11,))) == ()
     assert stream.push(output(2, 1, (21, 22), FinishReason.STOP)) == (21, 22)
     assert stream.end is not None
+
+
+def told(token_id: int) -> TokenLogprob:
+    return TokenLogprob(token_id, -0.5)
+
+
+def test_logprobs_come_with_their_tokens_whatever_the_order_of_arrival() -> None:
+    stream = TokenStream()
+    stream.push(RequestOutput("r", 1, 1, (2, 3), logprobs=(told(2), told(3))))
+    assert (stream.take_logprobs(), stream.take_prompt_logprobs()) == ((), ())
+    stream.push(RequestOutput("r", 1, 1, (2,), logprobs=(told(2),)))  # once more
+    stream.push(RequestOutput("r", 1, 0, (1,), logprobs=(told(1),), prompt_logprobs=(told(8), told(9))))
+    assert stream.take_logprobs() == (told(1), told(2), told(3))
+    assert stream.take_prompt_logprobs() == (told(8), told(9))
+    stream.push(RequestOutput("r", 1, 0, (1,), logprobs=(told(1),), prompt_logprobs=(told(8),)))
+    assert (stream.take_logprobs(), stream.take_prompt_logprobs()) == ((), ())
+
+
+def test_a_retry_forgets_the_logprobs_of_tokens_that_it_forgets() -> None:
+    stream = TokenStream()
+    stream.push(RequestOutput("r", 1, 1, (2,), logprobs=(told(2),)))
+    stream.push(RequestOutput("r", 2, 0, (10,), logprobs=(told(10),)))
+    stream.push(RequestOutput("r", 2, 1, (20,), logprobs=(told(20),)))
+    assert stream.take_logprobs() == (told(10), told(20))
