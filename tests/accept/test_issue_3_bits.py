@@ -26,7 +26,7 @@ from services.pb import inference_pb2, inference_pb2_grpc
 from tests.accept.saved import Saved
 from tests.cluster.conftest import cluster_config
 from tests.cluster.harness import Cluster, collect, running
-from tests.engine.bits import Bench, Job, Plan, code_digest, evidence, make_jobs
+from tests.engine.bits import ENGINE, EVERYTHING, Bench, Job, Plan, code_digest, evidence, make_jobs
 from tests.engine.one_request_loop import Generated
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(7200)]
@@ -80,9 +80,9 @@ def run_plans(name: str, model: Model, plans: Sequence[Plan], output_tokens: int
         alone: the share of prompts that runs one at a time is 1/alone.
     """
     torch.set_num_threads(1)
-    saved = Saved(f"issue_3_bits_{name}", code_digest(ROOT))
+    saved = Saved(f"issue_3_bits_{name}", code_digest(ROOT, EVERYTHING))
     jobs = make_jobs(LENGTHS, model.shape.vocab, output_tokens)
-    wanted = references(saved, model, jobs)
+    wanted = references(Saved(f"issue_3_references_{name}", code_digest(ROOT, ENGINE)), model, jobs)
     bench = Bench(model, POOL_TOKENS)
     failures = []
     for number, plan in enumerate(plans):
@@ -149,7 +149,7 @@ def test_the_same_bits_through_real_processes(tmp_path: Path) -> None:
     folder = prepare_model(DEFAULT_MODEL, CACHE)
     model = Model(*load_tensors(folder), "float32")
     jobs = make_jobs((5, 17, 40, 64, 80, 130, 200, 333), model.shape.vocab, 24, seed=1)
-    wanted = references(Saved("issue_3_bits_cluster", code_digest(ROOT)), model, jobs)
+    wanted = references(Saved("issue_3_references_cluster", code_digest(ROOT, ENGINE)), model, jobs)
     config = cluster_config(folder, tmp_path) | {
         "testing": {"enabled": True, "logits_digests": True},
         "router": {"early_grant_tokens": 100, "local_prefill": "cheaper", "local_prefill_max_tokens": 20},

@@ -290,9 +290,16 @@ def evidence(plan: Plan, outcome: Outcome) -> list[str]:
     return [what for what, shown in checks.items() if not shown]
 
 
-def code_digest(root: Path) -> str:
-    """BLAKE2b-64 of every source that can change a bit, so that saved results of other code are not taken."""
-    names = ("core", "kvcache", "scheduling", "prefill", "decode", "engine")
+ENGINE = ("engine",)
+EVERYTHING = ("core", "kvcache", "scheduling", "prefill", "decode", "engine")
+
+
+def code_digest(root: Path, names: Sequence[str]) -> str:
+    """BLAKE2b-64 of every source that can change a bit, so that saved results of other code are not taken.
+
+    Args:
+        names: packages of `services` that count.
+    """
     files = [path for name in names for path in sorted((root / "services" / name).rglob("*.py"))]
     files += [Path(__file__), root / "tests" / "world.py", root / "tests" / "engine" / "one_request_loop.py"]
     hasher = hashlib.blake2b(digest_size=8)
