@@ -285,6 +285,7 @@ class FlowWorld(World):
 
     def _perform(self, ref: WorkerRef, action: Action) -> None:
         if isinstance(action, SendPeer) and self.drop_next_message:
+            self.messages_lost = True
             self.drop_next_message = False
             return
         super()._perform(ref, action)
