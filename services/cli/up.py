@@ -25,8 +25,10 @@ from services.cluster.supervise import (
     is_running,
     read_record,
     remove_record,
+    usable_cores,
     write_record,
 )
+from services.cluster.topology import check_threads
 from services.core.clock import NS_PER_S, WallClock
 from services.core.errors import StartupError
 from services.engine.checkpoint import prepare_model, read_shape
@@ -124,6 +126,8 @@ def start(output: Output, config: ClusterConfig, cluster_id: str, folder: Path, 
         model_folder = prepare_model(config.model.path, folder / "models", steps.say)
         shape = read_shape(model_folder)
         check_memory(config, shape)
+        if (crowded := check_threads(config, usable_cores())) is not None:
+            output.note(crowded)
         steps.done(f"{config.model.served_name}, {config.model.dtype}, {shape.num_layers} layers")
         signals.check()
         steps.begin("Ray")

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from services.cluster.config import ClusterConfig
-from services.cluster.supervise import worker_processes
+from services.cluster.supervise import usable_cores, worker_processes
 from services.cluster.topology import placements, pool_resources, worker_environment, worker_spec
 from services.core.actions import WorkerReport
 from services.core.errors import StartupError, UnavailableError
@@ -129,7 +129,7 @@ class RayWorkerHost:
         """Make the actor; it outlives its maker and is never restarted by Ray, for the controller decides that."""
         placement = self._placements[worker_id]
         assert placement.pool == pool, (placement, pool)
-        spec = worker_spec(self._config, self._cluster_id, self._model_folder, placement)
+        spec = worker_spec(self._config, self._cluster_id, self._model_folder, placement, usable_cores())
         remote = ray.remote(WorkerActor).options(
             name=actor_name(self._cluster_id, worker_id),
             namespace=NAMESPACE,

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from services.cluster.config import ClusterConfig
-from services.cluster.topology import CLUSTER_VARIABLE, WORKER_VARIABLE, pools
+from services.cluster.topology import CLUSTER_VARIABLE, WORKER_VARIABLE, ledger_path, pools
 from services.core.errors import MemoryShortError, PortBusyError
 from services.engine.model_shape import ModelShape
 from services.frontdoor.config import FrontDoorConfig
@@ -77,7 +77,10 @@ def read_record(state_folder: Path, name: str) -> ClusterRecord | None:
 
 
 def remove_record(state_folder: Path, name: str) -> None:
-    """Forget the cluster `name`."""
+    """Forget the cluster `name`, and which cores its workers used."""
+    record = read_record(state_folder, name)
+    if record is not None:
+        ledger_path(state_folder, record.cluster_id).unlink(missing_ok=True)
     record_path(state_folder, name).unlink(missing_ok=True)
 
 
@@ -243,6 +246,11 @@ def claim_ports(config: FrontDoorConfig) -> None:
                     f"port {port} on {config.host} is taken by {port_holder(port)} ({error.strerror}); end it "
                     f"(`triptych down` if it is a cluster), or choose another port with {option}"
                 ) from error
+
+
+def usable_cores() -> int:
+    """Cores of this host that the processes started here may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_memory(config: ClusterConfig, shape: ModelShape) -> None:

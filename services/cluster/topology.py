@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from services.cluster.config import ClusterConfig, PoolConfig
+from services.core.errors import ConfigError
 from services.worker.config import WorkerSpec
 
 CLUSTER_VARIABLE = "TRIPTYCH_CLUSTER_ID"
@@ -49,12 +51,60 @@ def pool_resources(config: ClusterConfig) -> dict[str, float]:
     return {name: float(pool.replicas) for name, pool in pools(config).items()}
 
 
-def worker_spec(config: ClusterConfig, cluster_id: str, model_folder: str, placement: Placement) -> WorkerSpec:
+def total_threads(config: ClusterConfig) -> int:
+    """Compute threads of all workers together."""
+    return sum(pool.replicas * pool.tp * pool.threads for pool in pools(config).values())
+
+
+def check_threads(config: ClusterConfig, cores: int) -> str | None:
+    """Hold the rule that a cluster has no more compute threads than its host has cores.
+
+    A worker needs one thread, so more workers than cores are allowed, with a warning: they slow each other down.
+
+    Args:
+        cores: that the cluster may use.
+
+    Returns:
+        The warning, or None.
+
+    Raises:
+        ConfigError: a pool asks for more than one thread a worker and there are too many in all.
+    """
+    total = total_threads(config)
+    if total <= cores:
+        return None
+    for name, pool in pools(config).items():
+        if pool.threads > 1:
+            raise ConfigError(
+                f"pools.{name}.threads",
+                pool.threads,
+                f"the workers would compute with {total} threads on {cores} cores; write 1, or start fewer workers",
+            )
+    return f"{total} workers compute on {cores} cores and slow each other down; no cores are lent"
+
+
+def ledger_path(state_folder: Path, cluster_id: str) -> Path:
+    """Where the workers of a host note which cores they use."""
+    return state_folder / "clusters" / f"{cluster_id}.cores"
+
+
+def core_ledger(config: ClusterConfig, cluster_id: str, cores: int) -> str | None:
+    """The ledger of a worker on this host; None where nothing is lent: tensor-parallel ranks keep their own cores."""
+    alone = any(pool.tp > 1 for pool in pools(config).values()) or total_threads(config) > cores
+    if alone or not config.worker.lend_cores:
+        return None
+    return str(ledger_path(Path(config.state_folder).expanduser(), cluster_id))
+
+
+def worker_spec(
+    config: ClusterConfig, cluster_id: str, model_folder: str, placement: Placement, cores: int
+) -> WorkerSpec:
     """Everything one worker is started with.
 
     Args:
         cluster_id: of the running cluster; part of the actor's name.
         model_folder: prepared Hugging Face-layout folder.
+        cores: of the host.
     """
     return WorkerSpec(
         worker_id=placement.worker_id,
@@ -62,6 +112,7 @@ def worker_spec(config: ClusterConfig, cluster_id: str, model_folder: str, place
         pool=placement.pool,
         roles=placement.roles,
         threads=pools(config)[placement.pool].threads,
+        core_ledger=core_ledger(config, cluster_id, cores),
         model=config.model,
         model_folder=model_folder,
         cache=config.cache,

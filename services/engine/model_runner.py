@@ -40,6 +40,7 @@ class ModelRunner:
 
     Attributes:
         progress: how far the running step is.
+        any_threads: the number of threads may change between steps; in an exact model: without changing a bit.
         notes: one line for each fallback or failed self-test, for the log and `triptych doctor`.
     """
 
@@ -49,6 +50,7 @@ class ModelRunner:
         self.model = model
         self.pool = pool
         self.notes: tuple[str, ...] = model.notes
+        self.any_threads = True
         self.progress = StepProgress()
         self._digests = testing_digests
         self._clock = clock or WallClock()
@@ -125,6 +127,23 @@ class ModelRunner:
         shared = self._probe([(ids[:-1], 0), (ids[-1:], SELF_TEST_TOKENS - 1)], other=ids[:33])
         found = [] if torch.equal(whole, chunked) else ["logits depend on how a prompt is chunked"]
         return found + ([] if torch.equal(whole, shared) else ["logits depend on who shares the batch"])
+
+    def set_threads(self, threads: int) -> None:
+        """Threads of the steps that follow; called by the thread that runs them, between two of them."""
+        torch.set_num_threads(threads)
+
+    def compare_threads(self, first: int, second: int) -> None:
+        """See on this machine whether a decode step's bits depend on its number of threads; sets `any_threads`."""
+        ids = tuple((7 + 13 * position) % self.shape.vocab for position in range(SELF_TEST_TOKENS))
+        found = []
+        for threads in (second, first):
+            self.set_threads(threads)
+            found.append(
+                self._probe([(ids[:-2], 0), (ids[-2:-1], SELF_TEST_TOKENS - 2), (ids[-1:], SELF_TEST_TOKENS - 1)])
+            )
+        self.any_threads = torch.equal(*found)
+        if not self.any_threads:
+            self.notes += ("logits depend on the number of threads; this worker borrows no cores",)
 
     def _probe(self, chunks: list[tuple[tuple[int, ...], int]], other: tuple[int, ...] = ()) -> Tensor:
         """Logits of the last token after running one request chunk by chunk, each beside a prompt `other`."""

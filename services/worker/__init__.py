@@ -2,6 +2,6 @@
 
 Files in reading order: config (what a worker is started with), assemble (spec to state machine; pure), step_thread
 (runs torch), links (runs KV links), peers (control messages), peer_calls (the actor calls they go by), subscriptions
-(token streams), faults (test hooks), performer (events in, actions performed), usage (threads and sockets), process
-(all parts wired), actor (the Ray actor class).
+(token streams), core_ledger and lent_cores (cores of idle workers for decode steps), faults (test hooks), performer
+(events in, actions performed), usage (threads and sockets), process (all parts wired), actor (the Ray actor class).
 """

@@ -19,6 +19,7 @@ class WorkerConfig(Strict):
     subscription_expiry_s: float = Field(5.0, gt=0, description="A front door silent this long is gone.")
     max_unacknowledged_items: int = Field(4096, ge=16, description="Stream items kept for a front door that lags.")
     controller_silence_s: float = Field(60.0, gt=0, description="Drain and exit when no controller calls this long.")
+    lend_cores: bool = Field(True, description="Let decode steps use the cores of workers that idle, on one host.")
     store_ports: tuple[int, int] = Field((0, 0), description="Port range of KV stores; (0, 0): any free port.")
 
 
@@ -30,6 +31,7 @@ class WorkerSpec(Strict):
     pool: str
     roles: tuple[str, ...]
     threads: int = Field(1, ge=1)
+    core_ledger: str | None = Field(None, description="File in which this host's workers lend cores; None: no lending.")
     model: ModelConfig
     model_folder: str = Field(description="Folder with config.json and safetensors, ready to load.")
     cache: CacheConfig = CacheConfig()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from services.core.actions import FrontDoorLost, LinkRole, StepDone, WorkerRepor
 from services.core.clock import NS_PER_MS, WallClock
 from services.core.decision_log import DecisionLog
 from services.core.peer import LinkKey
+from services.core.ports import Runner
 from services.core.request import WorkerRef
 from services.core.seeds import new_incarnation
 from services.core.wire import WorkerInfo
@@ -18,7 +20,9 @@ from services.engine.kv_link import GlooLink, StoreServer
 from services.engine.model_runner import ModelRunner, load_runner
 from services.worker.assemble import build_worker_core, log_header
 from services.worker.config import WorkerSpec
+from services.worker.core_ledger import CoreLedger
 from services.worker.faults import Faults
+from services.worker.lent_cores import LentCores
 from services.worker.links import Links
 from services.worker.peers import PeerCall, Peers
 from services.worker.performer import WorkerPerformer
@@ -26,10 +30,12 @@ from services.worker.step_thread import StepThread
 from services.worker.subscriptions import Subscriptions
 from services.worker.usage import Usage
 
+logger = logging.getLogger(__name__)
+
 
 def load(spec: WorkerSpec) -> ModelRunner:
     """Load weights and make the KV pool; blocking, seconds."""
-    return load_runner(
+    runner = load_runner(
         Path(spec.model_folder),
         spec.model.dtype,
         spec.cache.memory_bytes,
@@ -37,6 +43,19 @@ def load(spec: WorkerSpec) -> ModelRunner:
         spec.threads,
         testing_digests=spec.testing.enabled and spec.testing.logits_digests,
     )
+    if spec.core_ledger is not None and runner.model.exact:
+        runner.compare_threads(spec.threads, spec.threads + 1)
+    for note in runner.notes:
+        logger.warning("worker %s: %s", spec.worker_id, note)
+    return runner
+
+
+def with_lent_cores(spec: WorkerSpec, runner: ModelRunner) -> Runner:
+    """The runner, behind the host's core ledger where there is one."""
+    if spec.core_ledger is None:
+        return runner
+    ledger = CoreLedger(Path(spec.core_ledger), spec.worker_id, spec.threads, WallClock())
+    return LentCores(runner, ledger, spec.threads, runner.set_threads, runner.any_threads)
 
 
 class WorkerProcess:
@@ -71,7 +90,8 @@ class WorkerProcess:
         self.subscriptions = Subscriptions(self.me, spec.worker, self._clock, self._report, self._front_door_lost)
         self._links = Links(self.me, self.performer.feed_threadsafe, self._make_link)
         self._pool, self._progress = runner.pool, runner.progress
-        self._steps = StepThread(runner, lambda output: self.performer.feed_threadsafe(StepDone("runner", output)))
+        steps = with_lent_cores(spec, runner)
+        self._steps = StepThread(steps, lambda output: self.performer.feed_threadsafe(StepDone("runner", output)))
         self.performer.connect(self._steps, self._links, Peers(self.me, call, self.performer.feed), self.subscriptions)
 
     def hit(self, point: str, value: int | None = None) -> str | None:

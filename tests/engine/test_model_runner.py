@@ -184,3 +184,11 @@ def test_load_runner_looks_at_memory_before_it_loads(tiny_folder: Path, monkeypa
         load_runner(tiny_folder, "float32", 1 << 50, 16, threads=1)
     with pytest.raises(ModelError, match=r"config\.json"):
         load_runner(tiny_folder / "absent", "float32", 1 << 20, 16, threads=1)
+
+
+def test_bits_do_not_depend_on_the_number_of_threads(smollm2: Model) -> None:
+    shape = smollm2.shape
+    pool = PagedKvPool(shape.num_layers, 32, shape.kv_heads, 16, shape.head_dim, torch.float32)
+    runner = ModelRunner(smollm2, pool)
+    runner.compare_threads(1, 2)
+    assert runner.any_threads and runner.notes == ()
