@@ -93,6 +93,7 @@ class Request:
         priority: higher goes first where the configured order looks at it; below 0 may be shed first.
         resume: output tokens that the client has from earlier attempts; the next one has index `len(resume)`.
         hash_root: what the chain of `block_hashes` starts from; it can be made longer with this.
+        tenant: whose request it is; "" without authentication.
     """
 
     request_id: str
@@ -107,6 +108,7 @@ class Request:
     priority: int = 0
     resume: tuple[int, ...] = ()
     hash_root: bytes = b""
+    tenant: str = ""
 
     @property
     def known_tokens(self) -> tuple[int, ...]:

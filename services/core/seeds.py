@@ -31,3 +31,13 @@ def new_request_id() -> str:
 def new_seed() -> int:
     """A random 63-bit sampling seed for a request that names none."""
     return secrets.randbits(63)
+
+
+def new_api_key() -> str:
+    """A fresh API key: 256 random bits, prefixed so that scanners of leaked secrets can know it."""
+    return f"tk-{secrets.token_urlsafe(32)}"
+
+
+def new_cluster_secret() -> str:
+    """A fresh cluster secret: 256 random bits in hex."""
+    return secrets.token_hex(32)

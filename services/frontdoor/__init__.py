@@ -1,6 +1,9 @@
 """Shell: the gRPC and HTTP edge, with the router flow in the same process.
 
-config.py            addresses and limits
+config.py            addresses, limits, TLS and keys
+watched_files.py     files that change while the server runs
+auth.py              API keys to tenants and roles
+limits.py            what each tenant may take
 tokenizer.py         chat template, tokenize, detokenize
 sampling.py          a client's sampling fields, checked; the requests of several outputs
 convert.py           messages of the wire to requests and back

@@ -22,7 +22,7 @@ from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
 from services.frontdoor.subscriptions import Subscriptions
 from services.frontdoor.tokenizer import Tokenizer
-from services.kvcache.block import NO_AUTH_SALT, root_hash
+from services.kvcache.block import root_hash
 from services.router.config import RouterConfig
 from services.router.flow import RequestFlow
 
@@ -181,13 +181,12 @@ def load_model(config: ModelConfig, folder: Path, block_size: int) -> ServedMode
     shape = read_shape(folder)
     tokenizer = Tokenizer(folder)
     named = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    root = root_hash(
-        model_digest=model_digest(folder),
-        dtype=config.dtype,
-        rope=str(shape.rope),
-        block_size=block_size,
-        salt=NO_AUTH_SALT,
-    )
+    digest = model_digest(folder)
+
+    def root_of(salt: bytes) -> bytes:
+        rope = str(shape.rope)
+        return root_hash(model_digest=digest, dtype=config.dtype, rope=rope, block_size=block_size, salt=salt)
+
     return ServedModel(
         name=config.served_name,
         dtype=config.dtype,
@@ -195,6 +194,6 @@ def load_model(config: ModelConfig, folder: Path, block_size: int) -> ServedMode
         vocab_size=shape.vocab,
         eos_token_ids=shape.eos_token_ids or named,
         tokenizer=tokenizer,
-        root=root,
+        root_of=root_of,
         block_size=block_size,
     )

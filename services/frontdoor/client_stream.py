@@ -186,5 +186,6 @@ def rejection(action: Reject) -> TriptychError:
         return InternalError(f"request {action.request_id} failed")
     if issubclass(cls, errors.InvalidRequestError):
         return cls("messages", action.message, reason=action.reason)
+    assert cls.__init__ is TriptychError.__init__, f"a flow cannot reject with {cls.__name__}"
     wait = {} if action.retry_after_ms is None else {"retry_after_ms": str(action.retry_after_ms)}
     return cls(action.message, reason=action.reason, metadata=wait)

@@ -1,10 +1,75 @@
-"""Ports and limits of the front door."""
+"""Ports, limits, TLS and API keys of the front door; and the format of the file of API keys."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from enum import StrEnum
+
+from pydantic import Field, model_validator
 
 from services.core.config import Strict
+
+
+class Role(StrEnum):
+    """What a key may do."""
+
+    USER = "user"
+    ADMIN = "admin"
+
+
+class TenantLimits(Strict):
+    """What one tenant may take of one front door replica."""
+
+    max_running_requests: int | None = Field(None, ge=1, description="Requests in flight; null: the door's own limit.")
+    requests_per_s: float | None = Field(None, gt=0, description="Requests a second in the long run; null: any.")
+    burst_requests: int = Field(10, ge=1, description="Requests that may come at once before requests_per_s holds.")
+
+
+class AuthConfig(Strict):
+    """API keys. Without `keys_file` everybody is one tenant and may do everything."""
+
+    keys_file: str | None = Field(None, description="File of hashed keys, made by `triptych keys add`; null: no keys.")
+    secret_file: str | None = Field(
+        None, description="File with the cluster's secret, 32 bytes or more, that keeps tenants' prefixes apart."
+    )
+    reload_every_s: float = Field(1.0, gt=0, description="How often the file of keys is looked at for changes.")
+    limits: TenantLimits = Field(TenantLimits(), description="Limits of tenants that have none of their own.")
+
+    @model_validator(mode="after")
+    def _both_files(self) -> AuthConfig:
+        if (self.keys_file is None) != (self.secret_file is None):
+            raise ValueError("keys_file and secret_file go together; `triptych keys add` makes both")
+        return self
+
+
+class KeyEntry(Strict):
+    """One API key; the key itself is not kept."""
+
+    id: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name of the key in logs.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, which is random, in hex.")
+    tenant: str = Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose key it is.")
+    role: Role = Field(Role.USER, description="user: generate. admin: also see and change the cluster.")
+
+
+class KeysFile(Strict):
+    """The file of API keys."""
+
+    keys: tuple[KeyEntry, ...] = Field((), description="All keys that are accepted.")
+    tenants: dict[str, TenantLimits] = Field({}, description="Limits of single tenants.")
+
+    @model_validator(mode="after")
+    def _unique(self) -> KeysFile:
+        for name in ("id", "sha256"):
+            values = [getattr(key, name) for key in self.keys]
+            if len(set(values)) < len(values):
+                raise ValueError(f"two keys have the same {name}; remove one")
+        return self
+
+
+class TlsConfig(Strict):
+    """A certificate for both doors, loaded again when its files change."""
+
+    cert_file: str = Field(description="PEM file: the server's certificate, then those that signed it.")
+    key_file: str = Field(description="PEM file of its private key, without a passphrase.")
 
 
 class FrontDoorConfig(Strict):
@@ -20,3 +85,5 @@ class FrontDoorConfig(Strict):
     max_output_tokens: int = Field(256, ge=1, description="Output limit of requests that name none.")
     worker_lost_s: float = Field(5.0, gt=0, description="A worker whose stream is silent this long is lost.")
     drain_s: float = Field(10.0, ge=0, description="How long open streams may go on after a stop was asked for.")
+    tls: TlsConfig | None = Field(None, description="Certificate of both doors; null: plain text.")
+    auth: AuthConfig = AuthConfig()

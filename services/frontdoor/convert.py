@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.core.errors import InvalidRequestError, ModelNotFoundError, PromptTooLongError
 from services.core.request import FinishReason, Request
 from services.core.timeline import Timeline
+from services.frontdoor.auth import ANYBODY, Identity
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.sampling import sampling_params
 from services.frontdoor.tokenizer import Tokenizer
@@ -36,7 +37,7 @@ class ServedModel:
         vocab_size: ids that a client may send are below this.
         eos_token_ids: ids that end an output.
         tokenizer: of the model's folder.
-        root: start of every chain of block hashes.
+        root_of: start of every chain of block hashes, from the tenant's salt.
         block_size: tokens in one KV block.
     """
 
@@ -46,7 +47,7 @@ class ServedModel:
     vocab_size: int
     eos_token_ids: tuple[int, ...]
     tokenizer: Tokenizer
-    root: bytes
+    root_of: Callable[[bytes], bytes]
     block_size: int
 
 
@@ -64,8 +65,12 @@ class Converter:
         self._config = config
         self._front_door = front_door
 
-    def request(self, message: pb.GenerateRequest, deadline_unix_ms: int) -> Request:
+    def request(self, message: pb.GenerateRequest, deadline_unix_ms: int, identity: Identity = ANYBODY) -> Request:
         """A checked and tokenized request, ready to be routed.
+
+        Args:
+            deadline_unix_ms: the client's absolute deadline.
+            identity: who asks; prefixes are found only among those of the same tenant.
 
         Raises:
             InvalidRequestError: a field is wrong; `field` is its proto path.
@@ -86,14 +91,16 @@ class Converter:
             self._model.vocab_size,
             self._model.eos_token_ids,
         )
+        root = self._model.root_of(identity.salt)
         return Request(
             request_id=message.request_id,
             attempt=1,
             prompt=prompt,
-            block_hashes=prompt_block_hashes(self._model.root, prompt, self._model.block_size),
+            block_hashes=prompt_block_hashes(root, prompt, self._model.block_size),
             sampling=sampling,
             front_door=self._front_door,
-            hash_root=self._model.root,
+            hash_root=root,
+            tenant=identity.tenant,
             deadline_unix_ms=deadline_unix_ms,
             priority=message.priority,
         )
@@ -106,7 +113,8 @@ class Converter:
             ModelNotFoundError: another model is asked for.
         """
         if message.model not in ("", self._model.name):
-            raise ModelNotFoundError(f"model: {message.model!r} is not served here; use {self._model.name!r}")
+            text = f"model: {message.model!r} is not served here; use {self._model.name!r}"
+            raise ModelNotFoundError(text, model=message.model)
         ids = message.prompt_token_ids if isinstance(message, pb.GenerateRequest) else ()
         given = [name for name, value in (("messages", message.messages), ("prompt", message.prompt)) if value]
         given += ["prompt_token_ids"] if ids else []

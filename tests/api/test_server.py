@@ -162,11 +162,15 @@ def test_a_model_folder_gives_limits_and_a_root(tmp_path: Path) -> None:
     model = load_model(ModelConfig(path="a/tiny", dtype="float16"), folder, 16)
     assert (model.name, model.max_len_tokens, model.vocab_size) == ("tiny", 128, 261)
     assert load_model(ModelConfig(path="tiny", max_model_len_tokens=64), folder, 16).max_len_tokens == 64
-    roots = {load_model(ModelConfig(path="tiny", dtype=dtype), folder, 16).root for dtype in ("float16", "float32")}
-    roots.add(load_model(ModelConfig(path="tiny"), folder, 32).root)
+    roots = {
+        load_model(ModelConfig(path="tiny", dtype=dtype), folder, 16).root_of(b"salt")
+        for dtype in ("float16", "float32")
+    }
+    roots.add(load_model(ModelConfig(path="tiny"), folder, 32).root_of(b"salt"))
     (folder / "model.safetensors").write_bytes(b"x")
-    roots.add(load_model(ModelConfig(path="tiny"), folder, 16).root)
-    assert len(roots) == 4
+    roots.add(load_model(ModelConfig(path="tiny"), folder, 16).root_of(b"salt"))
+    roots.add(load_model(ModelConfig(path="tiny"), folder, 16).root_of(b"other"))
+    assert len(roots) == 5
     assert model.eos_token_ids == (2,)
     write_json(folder / "generation_config.json", {"eos_token_id": [0, 2]})
     assert load_model(ModelConfig(path="tiny"), folder, 16).eos_token_ids == (0, 2)

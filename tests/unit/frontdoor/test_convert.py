@@ -11,7 +11,7 @@ from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.convert import Converter, ServedModel, timeline_events
 from services.frontdoor.sampling import choices
 from services.frontdoor.tokenizer import Tokenizer
-from services.kvcache.block import prompt_block_hashes
+from services.kvcache.block import NO_AUTH_SALT, prompt_block_hashes
 from services.pb import inference_pb2 as pb
 from tests.unit.frontdoor.vocabularies import byte_level_folder
 
@@ -21,7 +21,7 @@ NAN = float("nan")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     tokenizer = Tokenizer(byte_level_folder(tmp_path_factory.mktemp("model")))
-    return ServedModel("tiny", "float32", 128, tokenizer.vocab_size, (2,), tokenizer, b"root" * 4, 16)
+    return ServedModel("tiny", "float32", 128, tokenizer.vocab_size, (2,), tokenizer, lambda salt: b"root" + salt, 16)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_whole_request(converter: Converter, model: ServedModel) -> None:
     request = converter.request(message, 1_000)
     assert (request.request_id, request.priority) == ("a.b_c:d-1", -3)
     assert request.prompt == model.tokenizer.encode_chat([{"role": "user", "content": "Hi there"}])
-    assert request.block_hashes == prompt_block_hashes(model.root, request.prompt, 16)
+    assert request.block_hashes == prompt_block_hashes(model.root_of(NO_AUTH_SALT), request.prompt, 16)
     assert len(request.block_hashes) == len(request.prompt) // 16 > 0
     assert (request.sampling.max_tokens, request.sampling.temperature) == (7, 0.8)
     assert request.sampling.seed == 2**63 - 1
