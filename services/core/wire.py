@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from services.core.actions import RequestOutput, WorkerReport
@@ -41,6 +41,15 @@ class WorkerInfo:
     roles: tuple[str, ...]
     pid: int
     store_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAddress:
+    """Where a worker takes messages of other workers, and the secret that lets them in; never logged."""
+
+    worker: WorkerRef
+    address: str
+    secret: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

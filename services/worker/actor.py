@@ -9,12 +9,12 @@ import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from services.core.actions import Cancel, Drain, PeerMessage, Submit, WorkerReport
+from services.core.actions import Cancel, Drain, Submit, WorkerReport
 from services.core.clock import NS_PER_S, WallClock
 from services.core.errors import UnavailableError
-from services.core.wire import WorkerInfo, pack, unpack
+from services.core.wire import PeerAddress, WorkerInfo, pack, unpack
 from services.worker.config import WorkerSpec
-from services.worker.peer_calls import ActorPeerCalls
+from services.worker.peer_calls import ActorDirectory, PeerChannels
 
 if TYPE_CHECKING:
     from services.worker.process import WorkerProcess
@@ -48,7 +48,10 @@ class WorkerActor:
         # Imported here and in a thread: torch takes seconds, and whoever only launches this class does without it.
         process = await asyncio.to_thread(importlib.import_module, "services.worker.process")
         runner = await asyncio.to_thread(process.load, self._spec)
-        self._process = process.WorkerProcess(self._spec, runner, ActorPeerCalls(self._spec.cluster_id))
+        channels = PeerChannels(ActorDirectory(self._spec.cluster_id))
+        started: WorkerProcess = process.WorkerProcess(self._spec, runner, channels)
+        await started.peer_server.start(self._spec.worker.host, self._spec.worker.peer_ports)
+        self._process = started
         self._heard_ns = self._clock.now_ns()
         self._maintenance = asyncio.get_running_loop().create_task(self._maintain())
         return self._process
@@ -103,15 +106,10 @@ class WorkerActor:
 
     # --- other workers ----------------------------------------------------------------------------------------
 
-    async def peer(self, packed: bytes) -> bool:
-        """Messages about transfers, in order; False when they are meant for an earlier process of this name."""
-        process = self._process
-        source, target, sequence, bodies = unpack(packed)
-        if process is None or target != process.me:
-            return False
-        for offset, body in enumerate(bodies):
-            process.performer.feed(PeerMessage(source, sequence + offset, body))
-        return True
+    async def peer_address(self) -> PeerAddress:
+        """Where this process takes messages about transfers."""
+        process = self._running()
+        return PeerAddress(process.me, process.peer_server.address, process.peer_server.secret)
 
     async def _maintain(self) -> None:
         """Expire silent front doors; drain and exit when no controller has called for too long."""

@@ -21,6 +21,7 @@ class WorkerConfig(Strict):
     controller_silence_s: float = Field(60.0, gt=0, description="Drain and exit when no controller calls this long.")
     lend_cores: bool = Field(True, description="Let decode steps use the cores of workers that idle, on one host.")
     store_ports: tuple[int, int] = Field((0, 0), description="Port range of KV stores; (0, 0): any free port.")
+    peer_ports: tuple[int, int] = Field((0, 0), description="Port range of messages between workers; (0, 0): any.")
 
 
 class WorkerSpec(Strict):

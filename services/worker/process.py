@@ -24,6 +24,7 @@ from services.worker.core_ledger import CoreLedger
 from services.worker.faults import Faults
 from services.worker.lent_cores import LentCores
 from services.worker.links import Links
+from services.worker.peer_server import PeerServer
 from services.worker.peers import PeerCall, Peers
 from services.worker.performer import WorkerPerformer
 from services.worker.step_thread import StepThread
@@ -88,6 +89,7 @@ class WorkerProcess:
             log = DecisionLog(self._log_file.write, self.core, "worker", log_header(*built))
         self.performer = WorkerPerformer(self.core, self._clock, spec.worker_id, self, log, spec.testing.enabled)
         self.subscriptions = Subscriptions(self.me, spec.worker, self._clock, self._report, self._front_door_lost)
+        self.peer_server = PeerServer(self.me, self.performer.feed)
         self._links = Links(self.me, self.performer.feed_threadsafe, self._make_link)
         self._pool, self._progress = runner.pool, runner.progress
         steps = with_lent_cores(spec, runner)
@@ -137,6 +139,7 @@ class WorkerProcess:
     def close(self) -> None:
         """End streams, links, the step thread and the store."""
         self.subscriptions.close()
+        self.peer_server.close()
         self._links.shutdown()
         self._steps.stop()
         self.store.close()
