@@ -54,6 +54,7 @@ def start_ray(config: ClusterConfig) -> Path:
             logging_level=logging.ERROR,
             _node_ip_address=NODE_ADDRESS,
             _temp_dir=str(folder),
+            _system_config={"worker_niceness": 0},  # Ray's 15 would put serving behind everything else on the host
         )
     except (RayError, OSError, RuntimeError, ValueError) as error:
         raise StartupError(f"Ray did not start: {error}. Its logs are in {folder}/session_latest/logs.") from error
