@@ -150,8 +150,10 @@ def deploy(config: ClusterConfig, cluster_id: str, model_folder: Path) -> Runnin
     RayWorkerHost(config, cluster_id, str(model_folder)).launch_all()
     bound = controller.bind(data, cluster_id, str(model_folder))
     try:
+        quiet.disabled = True  # its start tells of itself, whatever the level
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False})
         quiet.setLevel(logging.ERROR)  # after start, which sets it
+        quiet.disabled = False
         serve.run(front_door.bind(data, cluster_id, str(model_folder), bound), name=APPLICATION, route_prefix=None)
     except RuntimeError as error:
         raise StartupError(f"controller or front door did not start: {error}") from error

@@ -149,6 +149,7 @@ def cluster_environment(cluster_id: str) -> dict[str, str]:
         CLUSTER_VARIABLE: cluster_id,
         "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine
         "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # a worker's failure is told by the controller, once
+        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # Ray would print its news of dead processes to the stdout of `up`
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": "1",  # workers set their own
