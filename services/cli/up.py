@@ -13,7 +13,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from services.cli.client import ServerError, get_status
 from services.cli.output import EXIT_CANNOT_START, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Output, Steps
 from services.cli.settings import state_folder
 from services.cluster.config import ClusterConfig
@@ -179,22 +178,13 @@ def wait_for_workers(steps: Steps, config: ClusterConfig, cluster: RunningCluste
         for worker in status.workers:
             if worker.failures and worker.last_error:
                 raise StartupError(f"worker {worker.worker_id} could not start: {worker.last_error}")
-        if status.ready and front_door_is_ready(config, len(live)):
+        if status.ready and cluster.ready_workers() >= len(live):
             break
         if clock.now_ns() > end_ns:
             missing = [worker.worker_id for worker in status.workers if worker.worker_id not in live]
             raise StartupError(f"not ready within {config.controller.start_timeout_s:.0f} s: {', '.join(missing)}")
         signals.asked.wait(POLL_S)
     steps.done(", ".join(live))
-
-
-def front_door_is_ready(config: ClusterConfig, workers: int) -> bool:
-    """Whether the front door answers and knows every worker."""
-    try:
-        answer = get_status(f"{config.frontdoor.host}:{config.frontdoor.grpc_port}", timeout_s=2.0)
-    except ServerError:
-        return False
-    return answer.ready and len(answer.workers) >= workers
 
 
 def announce(output: Output, config: ClusterConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any, cast
@@ -12,12 +13,15 @@ from ray.serve.handle import DeploymentHandle
 
 from services.cluster.config import ClusterConfig
 from services.cluster.launch import RayWorkerHost
-from services.cluster.topology import desired
+from services.cluster.supervise import check_room
+from services.cluster.topology import desired, wanted_path
 from services.controller.app import Controller, ControllerStatus
+from services.controller.events import EventBatch
 from services.core.config import parse
 from services.core.errors import StartupError
 from services.core.seeds import new_incarnation
 from services.core.wire import WorkerInfo
+from services.engine.checkpoint import read_shape
 from services.frontdoor.app import FrontDoor
 
 APPLICATION = "triptych"
@@ -27,6 +31,22 @@ FRONT_DOOR = "frontdoor"
 HEALTH_CHECK_PERIOD_S = 2.0
 DRAIN_SLACK_S = 5.0
 """Serve kills a replica that takes longer to end than its drain bound plus this."""
+
+
+def read_wanted(file: Path) -> dict[str, tuple[str, ...]] | None:
+    """Worker ids by pool that an earlier controller of this cluster noted, or None."""
+    try:
+        return {pool: tuple(worker_ids) for pool, worker_ids in json.loads(file.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError):
+        return None
+
+
+def write_wanted(file: Path, wanted: dict[str, tuple[str, ...]]) -> None:
+    """Note worker ids by pool, at once or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(wanted), encoding="utf-8")
+    part.replace(file)
 
 
 class ControllerReplica:
@@ -40,9 +60,12 @@ class ControllerReplica:
 
     async def __init__(self, config: dict[str, Any], cluster_id: str, model_folder: str) -> None:  # type: ignore[misc]
         complete = parse(ClusterConfig, config)
+        self._config = complete
+        self._shape = read_shape(Path(model_folder))
+        self._wanted_file = wanted_path(Path(complete.state_folder).expanduser(), cluster_id)
         self._controller = Controller(
             controller_id=f"controller-{new_incarnation():x}",
-            desired=desired(complete),
+            desired=read_wanted(self._wanted_file) or desired(complete),
             config=complete.controller,
             host=RayWorkerHost(complete, cluster_id, model_folder),
         )
@@ -59,6 +82,26 @@ class ControllerReplica:
     async def drain_all(self) -> ControllerStatus:
         """End every worker once its requests are finished."""
         return await self._controller.drain_all()
+
+    async def drain_worker(self, worker_id: str) -> dict[str, tuple[str, ...]]:
+        """Take a worker out of its pool; returns all worker ids by pool, as they are wanted now."""
+        return self._remember(await self._controller.drain_worker(worker_id))
+
+    async def scale_pool(self, pool: str, replicas: int) -> dict[str, tuple[str, ...]] | str:
+        """Have that many workers in a pool; returns worker ids by pool, or why that cannot be."""
+        more = replicas - len(self._controller.wanted()[pool])
+        if reason := check_room(self._config, self._shape, more):
+            return reason
+        return self._remember(await self._controller.scale_pool(pool, replicas))
+
+    async def events(self, after: int | None, wait_s: float) -> EventBatch:
+        """What happened to workers after a sequence."""
+        return await self._controller.events(after, wait_s)
+
+    def _remember(self, wanted: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """For the controller that comes after this one, if it dies."""
+        write_wanted(self._wanted_file, wanted)
+        return wanted
 
     def check_health(self) -> None:
         """Called by Serve; an exception replaces this replica."""
@@ -91,6 +134,10 @@ class FrontDoorReplica:
         )
         await self._door.start()
 
+    async def ready_workers(self) -> int:
+        """Workers that have reported; 0 until a request would find workers for all its stages."""
+        return self._door.num_workers if self._door.ready else 0
+
     async def drain(self) -> None:
         """Refuse new requests, wait for open streams, close both ports. Idempotent."""
         if not self._stopped:
@@ -119,6 +166,10 @@ class RunningCluster:
         """What the controller knows of every worker."""
         status: ControllerStatus = self._controller.status.remote().result(timeout_s=timeout_s)
         return status
+
+    def ready_workers(self, timeout_s: float = 5.0) -> int:
+        """Workers that the front door has heard of; 0 until it can serve."""
+        return int(self._front_door.ready_workers.remote().result(timeout_s=timeout_s))
 
     def drain(self) -> None:
         """Let open streams finish, then end the workers; both are bounded by their `drain_s`."""

@@ -14,6 +14,9 @@ from services.router.config import RouterConfig
 from services.scheduling.config import SchedulerConfig
 from services.worker.config import WorkerConfig
 
+MAX_REPLICAS = 64
+"""Workers of one pool."""
+
 
 class IdentityConfig(Strict):
     """Which cluster this is."""
@@ -26,7 +29,7 @@ class IdentityConfig(Strict):
 class PoolConfig(Strict):
     """The workers of one role."""
 
-    replicas: int = Field(1, ge=1, le=64, description="Worker processes.")
+    replicas: int = Field(1, ge=1, le=MAX_REPLICAS, description="Worker processes.")
     tp: int = Field(1, description="Tensor-parallel ranks of one worker.")
     threads: int = Field(1, ge=1, description="CPU threads of one worker's torch.")
 

@@ -15,7 +15,7 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from services.cluster.config import ClusterConfig
 from services.cluster.supervise import usable_cores, worker_processes
-from services.cluster.topology import placements, pool_resources, worker_environment, worker_spec
+from services.cluster.topology import placement_of, placements, pool_resources, worker_environment, worker_spec
 from services.core.actions import WorkerReport
 from services.core.errors import StartupError, UnavailableError
 from services.core.wire import NAMESPACE, WorkerInfo, actor_name
@@ -117,7 +117,6 @@ class RayWorkerHost:
         self._config = config
         self._cluster_id = cluster_id
         self._model_folder = model_folder
-        self._placements = {placement.worker_id: placement for placement in placements(config)}
 
     def find(self, worker_id: str) -> RayWorker | None:
         """The worker's actor, whoever made it, or None."""
@@ -128,8 +127,7 @@ class RayWorkerHost:
 
     def launch(self, worker_id: str, pool: str) -> RayWorker:
         """Make the actor; it outlives its maker and is never restarted by Ray, for the controller decides that."""
-        placement = self._placements[worker_id]
-        assert placement.pool == pool, (placement, pool)
+        placement = placement_of(worker_id, pool)
         spec = worker_spec(self._config, self._cluster_id, self._model_folder, placement, usable_cores())
         remote = ray.remote(WorkerActor).options(
             name=actor_name(self._cluster_id, worker_id),
@@ -147,7 +145,7 @@ class RayWorkerHost:
 
     def launch_all(self) -> None:
         """Start every worker of the configuration and let it load, without waiting; a controller adopts them later."""
-        for placement in self._placements.values():
+        for placement in placements(self._config):
             self.launch(placement.worker_id, placement.pool).begin()
 
     async def kill(self, worker_id: str) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from services.cluster.config import ClusterConfig
-from services.cluster.topology import CLUSTER_VARIABLE, WORKER_VARIABLE, ledger_path, pools
+from services.cluster.topology import CLUSTER_VARIABLE, WORKER_VARIABLE, ledger_path, pools, wanted_path
 from services.core.errors import MemoryShortError, PortBusyError
 from services.engine.model_shape import ModelShape
 from services.frontdoor.config import FrontDoorConfig
@@ -81,6 +81,7 @@ def remove_record(state_folder: Path, name: str) -> None:
     record = read_record(state_folder, name)
     if record is not None:
         ledger_path(state_folder, record.cluster_id).unlink(missing_ok=True)
+        wanted_path(state_folder, record.cluster_id).unlink(missing_ok=True)
     record_path(state_folder, name).unlink(missing_ok=True)
 
 
@@ -253,6 +254,19 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def worker_bytes(config: ClusterConfig, shape: ModelShape) -> int:
+    """Memory of one worker."""
+    return shape.weight_bytes(config.model.dtype) + config.cache.memory_bytes + PROCESS_BYTES
+
+
+def check_room(config: ClusterConfig, shape: ModelShape, more: int) -> str:
+    """Why this host has no memory for that many more workers; "" when it has."""
+    needed, available = more * worker_bytes(config, shape), psutil.virtual_memory().available
+    if more <= 0 or needed <= available:
+        return ""
+    return f"{more} more workers need {needed >> 20} MB and {available >> 20} MB are free; ask for fewer"
+
+
 def check_memory(config: ClusterConfig, shape: ModelShape) -> None:
     """Refuse what cannot fit: weights and KV pool of every worker, and what Ray and the front door take.
 
@@ -261,7 +275,7 @@ def check_memory(config: ClusterConfig, shape: ModelShape) -> None:
     """
     workers = sum(pool.replicas for pool in pools(config).values())
     weights, pool = shape.weight_bytes(config.model.dtype), config.cache.memory_bytes
-    needed = workers * (weights + pool + PROCESS_BYTES) + BASE_BYTES
+    needed = workers * worker_bytes(config, shape) + BASE_BYTES
     available = psutil.virtual_memory().available
     if needed > available:
         raise MemoryShortError(

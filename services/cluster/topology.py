@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.cluster.config import ClusterConfig, PoolConfig
+from services.cluster.config import MAX_REPLICAS, ClusterConfig, PoolConfig
 from services.core.errors import ConfigError
 from services.worker.config import WorkerSpec
 
@@ -30,12 +30,15 @@ def pools(config: ClusterConfig) -> dict[str, PoolConfig]:
     return {"prefill": config.pools.prefill, "decode": config.pools.decode}
 
 
+def placement_of(worker_id: str, pool: str) -> Placement:
+    """Where a worker of a pool belongs; at first it hosts the stage of its pool's name."""
+    return Placement(worker_id, pool, (pool,))
+
+
 def placements(config: ClusterConfig) -> tuple[Placement, ...]:
     """Every worker of the cluster: `prefill-0`, `prefill-1`, ..., `decode-0`, ..."""
     return tuple(
-        Placement(f"{name}-{index}", name, (name,))
-        for name, pool in pools(config).items()
-        for index in range(pool.replicas)
+        placement_of(f"{name}-{index}", name) for name, pool in pools(config).items() for index in range(pool.replicas)
     )
 
 
@@ -47,8 +50,11 @@ def desired(config: ClusterConfig) -> dict[str, tuple[str, ...]]:
 
 
 def pool_resources(config: ClusterConfig) -> dict[str, float]:
-    """Ray resources of a node that hosts the whole cluster: one unit of a pool's resource for each of its workers."""
-    return {name: float(pool.replicas) for name, pool in pools(config).items()}
+    """Ray resources of a node that hosts the whole cluster: a worker takes one unit of its pool's resource.
+
+    As many units as a pool may have workers, because pools can be scaled; what fits is decided by memory.
+    """
+    return dict.fromkeys(pools(config), float(MAX_REPLICAS))
 
 
 def total_threads(config: ClusterConfig) -> int:
@@ -81,6 +87,11 @@ def check_threads(config: ClusterConfig, cores: int) -> str | None:
                 f"the workers would compute with {total} threads on {cores} cores; write 1, or start fewer workers",
             )
     return f"{total} workers compute on {cores} cores and slow each other down; no cores are lent"
+
+
+def wanted_path(state_folder: Path, cluster_id: str) -> Path:
+    """Where the controller notes which workers are wanted, once that is not what the configuration says."""
+    return state_folder / "clusters" / f"{cluster_id}.wanted.json"
 
 
 def ledger_path(state_folder: Path, cluster_id: str) -> Path:

@@ -7,19 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from services.controller.config import ControllerConfig
+from services.controller.events import EventBatch, EventKind, EventLog
 from services.controller.reconcile import DRAIN_REASON, UNKNOWN_INCARNATION, Reconciler, SlotState
-from services.core.actions import Action, Drain, Event, Launch, Stop, Tick, WorkerLost, WorkerReport, WorkerStarted
+from services.core.actions import (
+    Action,
+    Drain,
+    DrainWorker,
+    Event,
+    Launch,
+    ScalePool,
+    Stop,
+    Tick,
+    WorkerLost,
+    WorkerReport,
+    WorkerStarted,
+)
 from services.core.clock import NS_PER_S, Clock, WallClock
 from services.core.request import WorkerRef
 from services.core.wire import WorkerInfo
 
 logger = logging.getLogger(__name__)
+
+EVENTS_PER_MS = 1000
 
 
 class WorkerHandle(Protocol):
@@ -120,8 +136,12 @@ class Controller:
         self._clock = clock or WallClock()
         self._log = log
         self._machine = Reconciler(desired, config)
+        self._pools = tuple(desired)
         self._infos: dict[str, WorkerInfo] = {}
         self._errors: dict[str, str] = {}
+        # Begins above every number of an earlier controller: none of them sees a thousand events a millisecond.
+        self._events = EventLog(base=self._clock.unix_ms() * EVENTS_PER_MS)
+        self._more_events = asyncio.Event()
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._stops: dict[str, asyncio.Task[None]] = {}
         self._loop_task: asyncio.Task[None] | None = None
@@ -171,6 +191,56 @@ class Controller:
             await asyncio.sleep(0.05)
         return status
 
+    def wanted(self) -> dict[str, tuple[str, ...]]:
+        """Worker ids by pool, as they are wanted now, by number."""
+        return {pool: tuple(sorted(self._machine.wanted(pool), key=number_of)) for pool in self._pools}
+
+    async def drain_worker(self, worker_id: str) -> dict[str, tuple[str, ...]]:
+        """Take a worker out of its pool, gently; nothing when it is not wanted.
+
+        Returns:
+            Worker ids by pool, as they are wanted now.
+        """
+        before = self.wanted()
+        self._tell(DrainWorker(self._id, worker_id))
+        self._note_scaled(before)
+        return self.wanted()
+
+    async def scale_pool(self, pool: str, replicas: int) -> dict[str, tuple[str, ...]]:
+        """Have that many workers in a pool: new ones get the lowest free numbers, the highest ones go.
+
+        Returns:
+            Worker ids by pool, as they are wanted now.
+        """
+        before = self.wanted()
+        self._tell(ScalePool(self._id, pool, scaled(pool, before[pool], replicas)))
+        self._note_scaled(before)
+        return self.wanted()
+
+    async def events(self, after: int | None, wait_s: float) -> EventBatch:
+        """Events after a sequence (see `EventLog.since`); waits for the first one, at most `wait_s`."""
+        batch = self._events.since(after)
+        if after is not None and not batch.events and not batch.gap:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._more_events.wait(), wait_s)
+            batch = self._events.since(after)
+        return batch
+
+    def _note(self, kind: EventKind, pool: str, **fields: int | str) -> None:
+        self._events.add(self._clock.unix_ms(), kind, pool, **fields)
+        self._more_events.set()
+        self._more_events = asyncio.Event()
+
+    def _note_worker(self, kind: EventKind, worker: WorkerRef, reason: str) -> None:
+        slot = self._machine.slots.get(worker.worker_id)
+        pool = slot.pool if slot else ""
+        self._note(kind, pool, worker_id=worker.worker_id, incarnation=worker.incarnation, reason=reason)
+
+    def _note_scaled(self, before: Mapping[str, Sequence[str]]) -> None:
+        for pool, worker_ids in self.wanted().items():
+            if worker_ids != before[pool]:
+                self._note(EventKind.SCALED, pool, replicas=len(worker_ids))
+
     # --- machine ------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -184,6 +254,8 @@ class Controller:
 
     def _tell(self, event: Event) -> None:
         now = self._clock.now_ns()
+        if isinstance(event, WorkerLost):
+            self._note_worker(EventKind.DOWN, event.worker, event.reason)
         actions = self._machine.handle(now, event)
         if self._log is not None:
             self._log.record(now, event, actions)
@@ -195,9 +267,12 @@ class Controller:
         match action:
             case Launch():
                 logger.info("launching %s", action.worker_id)
+                self._note(EventKind.STARTING, action.pool, worker_id=action.worker_id)
                 self._watches[action.worker_id] = self._spawn(self._watch(action.worker_id, action.pool))
             case Stop():
                 logger.warning("stopping %s: %s", action.worker.worker_id, action.reason)
+                kind = EventKind.DRAINING if action.reason == DRAIN_REASON else EventKind.STOPPING
+                self._note_worker(kind, action.worker, action.reason)
                 self._begin_stop(action)
             case _:
                 raise AssertionError(f"the controller cannot perform {action}")
@@ -216,6 +291,8 @@ class Controller:
             worker = info.worker
             self._infos[worker_id] = info
             self._tell(WorkerStarted(self._id, worker, pool))
+            if self._machine.slots[worker_id].worker == worker:
+                self._note_worker(EventKind.UP, worker, "")
             while True:
                 self._tell(await handle.heartbeat(self._id))
                 await asyncio.sleep(self._config.ping_every_s)
@@ -253,3 +330,16 @@ class Controller:
             if report.running_decodes == 0 and report.queued_prefill_tokens == 0 and report.transfers == 0:
                 return
             await asyncio.sleep(0.1)
+
+
+def number_of(worker_id: str) -> int:
+    """The number in a worker's name: 2 of `decode-2`."""
+    return int(worker_id.rpartition("-")[2])
+
+
+def scaled(pool: str, present: Sequence[str], replicas: int) -> tuple[str, ...]:
+    """Worker ids of a pool of another size, by number."""
+    numbers = sorted(map(number_of, present))[:replicas]
+    free = (number for number in itertools.count() if number not in numbers)
+    numbers += list(itertools.islice(free, replicas - len(numbers)))
+    return tuple(f"{pool}-{number}" for number in sorted(numbers))

@@ -9,6 +9,9 @@ Each worker id has one slot:
                                        other: Stop it
     STOPPING   late: Stop again        Stop it           ·             → ABSENT       ·
 
+DrainWorker and ScalePool change who is wanted. A worker that is no longer wanted drains (Stop → STOPPING) and its slot
+is gone with it; one that is wanted again before that is launched again afterwards; a new one is launched at once.
+
 Launch finds the worker's actor by name or makes it, so a controller that restarted adopts what runs. A launch that
 fails before the worker said its incarnation comes back as WorkerLost with incarnation 0. After Drain nothing is
 launched any more.
@@ -25,8 +28,10 @@ from services.controller.health import Health
 from services.core.actions import (
     Action,
     Drain,
+    DrainWorker,
     Event,
     Launch,
+    ScalePool,
     Stop,
     Tick,
     WorkerLost,
@@ -63,6 +68,7 @@ class Slot:
         worker: the process, where its incarnation is known.
         since_ns: when the present state was entered, or its Stop repeated.
         launch_at_ns: earliest next launch; meaningful when ABSENT.
+        wanted: whether a lost process is replaced.
     """
 
     worker_id: str
@@ -71,6 +77,7 @@ class Slot:
     worker: WorkerRef | None = None
     since_ns: int = 0
     launch_at_ns: int = 0
+    wanted: bool = True
     health: Health = field(default_factory=Health)
 
     @property
@@ -106,6 +113,10 @@ class Reconciler:
         """Every worker id's slot, for status; not to be changed."""
         return self._slots
 
+    def wanted(self, pool: str) -> tuple[str, ...]:
+        """Ids of the workers that a pool is to have."""
+        return tuple(slot.worker_id for slot in self._slots.values() if slot.pool == pool and slot.wanted)
+
     @property
     def draining(self) -> bool:
         """Whether a Drain was seen."""
@@ -128,8 +139,12 @@ class Reconciler:
                 return self._lost(now, event)
             case Drain():
                 self._draining = True
-                present = (SlotState.STARTING, SlotState.LIVE)
-                return [self._stop(slot, now, DRAIN_REASON) for slot in self._slots.values() if slot.state in present]
+                return [action for slot in list(self._slots.values()) for action in self._drain(slot, now)]
+            case DrainWorker():
+                slot = self._slots.get(event.worker_id)
+                return [] if slot is None else self._unwant(slot, now)
+            case ScalePool():
+                return self._scale(now, event)
             case _:
                 return []
 
@@ -156,6 +171,7 @@ class Reconciler:
                     "live_since_ns": slot.health.live_since_ns,
                     "heard_ns": slot.health.heard_ns,
                     "failures": slot.health.failures,
+                    "wanted": slot.wanted,
                 }
                 for slot in self._slots.values()
             ],
@@ -167,6 +183,8 @@ class Reconciler:
             assert slot.worker_id == worker_id, (slot.worker_id, worker_id)
             if slot.state in (SlotState.ABSENT, SlotState.STARTING):
                 assert slot.worker is None, f"{worker_id} is {slot.state} and has a process"
+            if slot.state is not SlotState.STOPPING:
+                assert slot.wanted, f"{worker_id} is {slot.state} and not wanted"
             if slot.state is SlotState.LIVE:
                 assert slot.worker is not None, f"{worker_id} is live and has no process"
                 assert slot.health.heard_ns >= slot.health.live_since_ns, worker_id
@@ -222,7 +240,33 @@ class Reconciler:
         slot.launch_at_ns = slot.health.lost(now, slot.worker is not None, self._config)
         slot.worker = None
         self._enter(slot, SlotState.ABSENT, now)
+        if not slot.wanted:
+            del self._slots[slot.worker_id]
+            return []
         return self._launch_when_due(slot, now)
+
+    def _scale(self, now: int, event: ScalePool) -> list[Action]:
+        actions: list[Action] = []
+        for worker_id in event.worker_ids:
+            slot = self._slots.setdefault(worker_id, Slot(worker_id, event.pool, launch_at_ns=now))
+            slot.wanted = True
+            if slot.state is SlotState.ABSENT:
+                actions += self._launch_when_due(slot, now)
+        for slot in list(self._slots.values()):
+            if slot.pool == event.pool and slot.worker_id not in event.worker_ids:
+                actions += self._unwant(slot, now)
+        return actions
+
+    def _unwant(self, slot: Slot, now: int) -> list[Action]:
+        """Drain a worker for good."""
+        slot.wanted = False
+        if slot.state is SlotState.ABSENT:
+            del self._slots[slot.worker_id]
+        return self._drain(slot, now)
+
+    def _drain(self, slot: Slot, now: int) -> list[Action]:
+        present = slot.state in (SlotState.STARTING, SlotState.LIVE)
+        return [self._stop(slot, now, DRAIN_REASON)] if present else []
 
     def _stop(self, slot: Slot, now: int, reason: str) -> Action:
         self._enter(slot, SlotState.STOPPING, now)

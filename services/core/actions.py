@@ -195,6 +195,23 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainWorker:
+    """An operator asks the controller to take one worker out of its pool."""
+
+    source: str
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScalePool:
+    """An operator asks the controller for exactly these workers in a pool."""
+
+    source: str
+    pool: str
+    worker_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStarted:
     """A launched worker answered, or an earlier one was adopted by name."""
 
@@ -219,6 +236,8 @@ Event = (
     | StreamGap
     | FrontDoorLost
     | Drain
+    | DrainWorker
+    | ScalePool
     | WorkerStarted
 )
 

@@ -38,6 +38,11 @@ def new_api_key() -> str:
     return f"tk-{secrets.token_urlsafe(32)}"
 
 
+def new_key_id() -> str:
+    """A fresh name for an API key, for logs and lists."""
+    return f"k{secrets.token_hex(4)}"
+
+
 def new_cluster_secret() -> str:
     """A fresh cluster secret: 256 random bits in hex."""
     return secrets.token_hex(32)

@@ -12,11 +12,17 @@ client_stream.py     one running request between performer and handler
 choices.py           the outputs of one call: their tokens, and the messages that these become
 performer.py         hosts the request flow and performs its actions
 subscriptions.py     token streams from workers, and calls to them, through Ray
-interceptor.py       errors to statuses
+call.py              what is known of one call: id, deadline, who calls
+layers.py            what surrounds every handler, in order
+status.py            errors to google.rpc statuses
+interceptor.py       names calls, enters layers, maps errors
 servicer.py          InferenceService
 cluster_servicer.py  ClusterService
-health_http.py       /health /livez /readyz /version
+tls.py               the certificate of both doors
 holder.py            who listens on a port
+joining.py           whether a port may be shared
+grpc_server.py       the gRPC server
+health_http.py       /health /livez /readyz /version
 server.py            both servers on ports that replicas share
 app.py               one front door replica, put together
 """

@@ -8,19 +8,26 @@ import logging
 from pathlib import Path
 from typing import Any, TextIO
 
+from services.controller.app import ControllerStatus
+from services.controller.events import EventBatch
 from services.core.clock import NS_PER_S, WallClock
 from services.core.config import ModelConfig
 from services.core.decision_log import DecisionLog
 from services.core.seeds import new_incarnation
 from services.core.wire import WorkerInfo
 from services.engine.checkpoint import model_digest, read_shape
-from services.frontdoor.cluster_servicer import ClusterServicer
+from services.frontdoor.auth import Authenticator
+from services.frontdoor.cluster_servicer import ClusterServicer, Wanted
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.convert import Converter, ServedModel
+from services.frontdoor.grpc_server import GrpcServer
+from services.frontdoor.health_http import make_app, make_server
+from services.frontdoor.limits import TenantLimiter
 from services.frontdoor.performer import Performer
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
 from services.frontdoor.subscriptions import Subscriptions
+from services.frontdoor.tls import ServerTls
 from services.frontdoor.tokenizer import Tokenizer
 from services.kvcache.block import root_hash
 from services.router.config import RouterConfig
@@ -67,8 +74,9 @@ class FrontDoor:
         served = load_model(model, Path(model_folder), block_size)
         self.front_door_id = f"frontdoor-{incarnation:x}"
         self._clock = clock
+        handle = ControllerHandle(controller)
         self._subscriptions = Subscriptions(
-            cluster_id, self.front_door_id, incarnation, ControllerHandle(controller), config.worker_lost_s, clock
+            cluster_id, self.front_door_id, incarnation, handle, config.worker_lost_s, clock
         )
         built = flow_header(self.front_door_id, router, block_size)
         flow = flow_from_header(built)
@@ -78,13 +86,22 @@ class FrontDoor:
             flow, self._subscriptions, clock, self.front_door_id, config.max_running_requests, log
         )
         converter = Converter(served, config, self.front_door_id)
-        self._servers = Servers(
+        self._reload_every_s = config.reload_every_s
+        self._authenticator, limiter = Authenticator(config.auth), TenantLimiter(clock)
+        self._tls = None if config.tls is None else ServerTls(config.tls)
+        cluster = self._cluster = ClusterServicer(self._performer, handle, clock, cluster_id, version, served.name)
+        grpc_server = GrpcServer(
             config,
-            InferenceServicer(self._performer, converter, served, clock, config.default_deadline_s),
-            ClusterServicer(self._performer, clock, cluster_id, version, served.name),
+            InferenceServicer(self._performer, converter, served),
+            cluster,
             cluster_id,
-            version,
+            self._authenticator,
+            limiter,
+            clock,
+            self._tls,
         )
+        http = make_server(make_app(cluster.ready, cluster_id, version), self._tls and self._tls.ssl_context())
+        self._servers = Servers(config, grpc_server, http, cluster_id)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -96,6 +113,16 @@ class FrontDoor:
     def http_port(self) -> int:
         """Bound HTTP port; 0 before `start`."""
         return self._servers.http_port
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request sent now would find workers for all its stages."""
+        return self._cluster.ready()
+
+    @property
+    def num_workers(self) -> int:
+        """Workers that have reported."""
+        return len(self._performer.flow.view.workers)
 
     @property
     def num_running(self) -> int:
@@ -112,6 +139,7 @@ class FrontDoor:
         self._tasks = [
             asyncio.create_task(self._subscriptions.run(self._performer)),
             asyncio.create_task(self._watch()),
+            asyncio.create_task(self._reload()),
         ]
 
     async def check_health(self) -> None:
@@ -143,6 +171,14 @@ class FrontDoor:
             await asyncio.sleep(WATCH_EVERY_S)
         await asyncio.Event().wait()
 
+    async def _reload(self) -> None:
+        """Take over keys and certificates that were changed; files are read beside the loop."""
+        while True:
+            await asyncio.sleep(self._reload_every_s)
+            await asyncio.to_thread(self._authenticator.reload)
+            if self._tls is not None:
+                await asyncio.to_thread(self._tls.reload)
+
 
 def flow_header(front_door: str, router: RouterConfig, block_size: int) -> dict[str, Any]:
     """What a decision log needs to build the same request flow again."""
@@ -161,7 +197,7 @@ def open_log(folder: Path, front_door: str) -> TextIO:
 
 
 class ControllerHandle:
-    """The controller as a directory of workers, through any Ray handle to it (Serve deployment or actor)."""
+    """The controller through any Ray handle to it (Serve deployment or actor): who works, and operators' wishes."""
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
@@ -170,6 +206,26 @@ class ControllerHandle:
         """All workers that are ready."""
         found: list[WorkerInfo] = await self._handle.list_workers.remote()
         return found
+
+    async def status(self) -> ControllerStatus:
+        """Every wanted worker and its state."""
+        status: ControllerStatus = await self._handle.status.remote()
+        return status
+
+    async def drain_worker(self, worker_id: str) -> Wanted:
+        """Take a worker out of its pool."""
+        wanted: Wanted = await self._handle.drain_worker.remote(worker_id)
+        return wanted
+
+    async def scale_pool(self, pool: str, replicas: int) -> Wanted | str:
+        """Have that many workers in a pool; text says why that cannot be."""
+        wanted: Wanted | str = await self._handle.scale_pool.remote(pool, replicas)
+        return wanted
+
+    async def events(self, after: int | None, wait_s: float) -> EventBatch:
+        """What happened to workers after a sequence."""
+        batch: EventBatch = await self._handle.events.remote(after, wait_s)
+        return batch
 
 
 def load_model(config: ModelConfig, folder: Path, block_size: int) -> ServedModel:

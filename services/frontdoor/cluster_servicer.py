@@ -1,27 +1,86 @@
-"""The gRPC service that operators look at the cluster with."""
+"""The gRPC service that operators look at the cluster with, and change its workers."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
+
+from services.controller.app import ControllerStatus
+from services.controller.events import ClusterEvent, EventBatch, EventKind
 from services.core.clock import NS_PER_MS, Clock
+from services.core.errors import (
+    FailedPreconditionError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+)
+from services.frontdoor.call import REQUEST_ID_KEY, current_call
+from services.frontdoor.client_stream import RETRY
 from services.frontdoor.interceptor import Context
 from services.frontdoor.performer import Performer
 from services.pb import cluster_pb2 as pb
 from services.pb import cluster_pb2_grpc
 from services.router.view import WorkerView
 
+logger = logging.getLogger(__name__)
+
 NEEDED_ROLES = ("prefill", "decode")
+MAX_REPLICAS = 64
+MAX_WATCHERS = 32
+POLL_S = 1.0
+"""How long the controller may hold one question for events."""
+EVENT_KINDS = {
+    EventKind.STARTING: pb.EVENT_KIND_STARTING,
+    EventKind.UP: pb.EVENT_KIND_UP,
+    EventKind.DRAINING: pb.EVENT_KIND_DRAINING,
+    EventKind.STOPPING: pb.EVENT_KIND_STOPPING,
+    EventKind.DOWN: pb.EVENT_KIND_DOWN,
+    EventKind.SCALED: pb.EVENT_KIND_SCALED,
+}
+
+Wanted = dict[str, tuple[str, ...]]
+"""Worker ids by pool."""
+
+
+class ControllerCalls(Protocol):
+    """The controller as operators' calls need it; every call raises when it cannot be reached."""
+
+    async def status(self) -> ControllerStatus:
+        """Every wanted worker and its state."""
+
+    async def drain_worker(self, worker_id: str) -> Wanted:
+        """Take a worker out of its pool."""
+
+    async def scale_pool(self, pool: str, replicas: int) -> Wanted | str:
+        """Have that many workers in a pool; text says why that cannot be."""
+
+    async def events(self, after: int | None, wait_s: float) -> EventBatch:
+        """What happened after a sequence; waits for something to happen."""
 
 
 class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
-    """ClusterService from one front door's view; asks no worker.
+    """ClusterService from one front door's view, and through its controller.
 
     Args:
         model: name of the served model.
     """
 
-    def __init__(self, performer: Performer, clock: Clock, cluster_id: str, version: str, model: str) -> None:
+    def __init__(
+        self,
+        performer: Performer,
+        controller: ControllerCalls,
+        clock: Clock,
+        cluster_id: str,
+        version: str,
+        model: str,
+    ) -> None:
         self._performer = performer
+        self._controller = controller
         self._clock = clock
+        self._watchers = 0
         self._about = {
             "cluster_id": cluster_id,
             "version": version,
@@ -45,6 +104,64 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             counters=self._performer.flow.placements | self._performer.flow.moves,
             workers=[self._worker(workers[worker_id]) for worker_id in sorted(workers)],
         )
+
+    async def DrainWorker(self, request: pb.DrainWorkerRequest, context: Context) -> pb.DrainWorkerResponse:
+        """Take a worker out of its pool for good."""
+        with reached():
+            status = await self._controller.status()
+        refuse_while_ending(status)
+        found = next((each for each in status.workers if each.worker_id == request.worker_id), None)
+        if found is None:
+            known = ", ".join(each.worker_id for each in status.workers)
+            message = f"worker_id: there is no worker {request.worker_id[:80]!r}; there are {known}"
+            raise NotFoundError(message, kind="worker", name=request.worker_id)
+        with reached():
+            wanted = await self._controller.drain_worker(request.worker_id)
+        logger.info("worker %s drains, asked for by key %s", request.worker_id, current_call.get().identity.key_id)
+        return pb.DrainWorkerResponse(replicas=len(wanted[found.pool]))
+
+    async def ScalePool(self, request: pb.ScalePoolRequest, context: Context) -> pb.ScalePoolResponse:
+        """Set how many workers a pool has."""
+        if request.pool not in NEEDED_ROLES:
+            message = f"pool: there is no pool {request.pool[:80]!r}; there are {', '.join(NEEDED_ROLES)}"
+            raise NotFoundError(message, kind="pool", name=request.pool)
+        if request.replicas > MAX_REPLICAS:
+            raise InvalidRequestError("replicas", f"{request.replicas} is above {MAX_REPLICAS}")
+        with reached():
+            status = await self._controller.status()
+        refuse_while_ending(status)
+        with reached():
+            wanted = await self._controller.scale_pool(request.pool, request.replicas)
+        if isinstance(wanted, str):
+            raise FailedPreconditionError(f"replicas: {wanted}", reason="NO_ROOM")
+        key_id = current_call.get().identity.key_id
+        logger.info("pool %s scales to %d, asked for by key %s", request.pool, request.replicas, key_id)
+        return pb.ScalePoolResponse(worker_ids=wanted[request.pool])
+
+    async def WatchEvents(
+        self, request: pb.WatchEventsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchEventsResponse]:
+        """Events as the controller tells them, until this front door drains."""
+        if self._watchers >= MAX_WATCHERS:
+            message = f"{MAX_WATCHERS} calls watch events here already; end one of them"
+            raise OverloadedError(message, reason="TOO_MANY_WATCHERS", metadata=RETRY.copy())
+        self._watchers += 1
+        try:
+            after: int | None = request.after_sequence if request.HasField("after_sequence") else None
+            with reached():
+                batch = await self._controller.events(after, 0.0)
+            await context.send_initial_metadata(((REQUEST_ID_KEY, current_call.get().request_id),))
+            while not self._performer.draining:
+                if batch.gap:
+                    yield pb.WatchEventsResponse(sequence=after, kind=pb.EVENT_KIND_GAP, unix_ms=self._clock.unix_ms())
+                for event in batch.events:
+                    yield event_message(event)
+                after = batch.last
+                with reached():
+                    batch = await self._controller.events(after, POLL_S)
+            raise UnavailableError("this front door is stopping; watch again", reason="DRAINING", metadata=RETRY.copy())
+        finally:
+            self._watchers -= 1
 
     def _worker(self, worker: WorkerView) -> pb.WorkerStatus:
         report = worker.report
@@ -73,3 +190,40 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             report_age_ms=age_ns // NS_PER_MS,
             dispatches=self._performer.dispatches(report.source),
         )
+
+
+def event_message(event: ClusterEvent) -> pb.WatchEventsResponse:
+    """One event for the wire."""
+    return pb.WatchEventsResponse(
+        sequence=event.sequence,
+        unix_ms=event.unix_ms,
+        kind=EVENT_KINDS[event.kind],
+        pool=event.pool,
+        worker_id=event.worker_id,
+        incarnation=event.incarnation,
+        reason=event.reason,
+        replicas=event.replicas,
+    )
+
+
+def refuse_while_ending(status: ControllerStatus) -> None:
+    """Raises:
+    FailedPreconditionError: the whole cluster drains.
+    """
+    if status.draining:
+        raise FailedPreconditionError("the whole cluster is draining; nothing is scaled any more", reason="DRAINING")
+
+
+@contextlib.contextmanager
+def reached() -> Iterator[None]:
+    """Calls of the controller in this block.
+
+    Raises:
+        UnavailableError: it could not be reached; it may be restarting.
+    """
+    try:
+        yield
+    except Exception as error:
+        logger.warning("the controller does not answer: %s", error)
+        message = "the controller does not answer; it may be restarting, ask again"
+        raise UnavailableError(message, reason="CONTROLLER_UNREACHABLE", metadata=RETRY.copy()) from error

@@ -31,7 +31,6 @@ class AuthConfig(Strict):
     secret_file: str | None = Field(
         None, description="File with the cluster's secret, 32 bytes or more, that keeps tenants' prefixes apart."
     )
-    reload_every_s: float = Field(1.0, gt=0, description="How often the file of keys is looked at for changes.")
     limits: TenantLimits = Field(TenantLimits(), description="Limits of tenants that have none of their own.")
 
     @model_validator(mode="after")
@@ -72,6 +71,24 @@ class TlsConfig(Strict):
     key_file: str = Field(description="PEM file of its private key, without a passphrase.")
 
 
+class GrpcConfig(Strict):
+    """Connections of the gRPC door."""
+
+    max_metadata_bytes: int = Field(8 * 2**10, ge=2**10, le=2**20, description="Largest metadata (headers) of a call.")
+    max_streams_per_connection: int = Field(1024, ge=1, description="Calls at once on one connection; more wait.")
+    keepalive_s: float = Field(60.0, gt=0, description="The server pings a connection that is silent this long.")
+    keepalive_timeout_s: float = Field(20.0, gt=0, description="A ping that is unanswered this long ends it.")
+    min_client_ping_s: float = Field(
+        30.0, gt=0, description="Clients may ping this often, with or without calls; too many faster ones end them."
+    )
+    max_connection_age_s: float = Field(
+        600.0, gt=0, description="Connections are renewed at this age, so that new front doors get their share."
+    )
+    max_connection_age_grace_s: float = Field(
+        600.0, gt=0, description="Streams of a renewed connection may go on this long: the default deadline."
+    )
+
+
 class FrontDoorConfig(Strict):
     """One front door replica."""
 
@@ -80,10 +97,13 @@ class FrontDoorConfig(Strict):
     http_port: int = Field(8000, ge=0, le=65535, description="HTTP port.")
     reflection: bool = Field(True, description="Serve gRPC reflection.")
     default_deadline_s: float = Field(600.0, gt=0, description="Deadline of requests that bring none.")
+    max_deadline_s: float = Field(3600.0, gt=0, description="Bound of the deadlines that clients set.")
     max_message_bytes: int = Field(16 * 2**20, ge=2**16, description="Largest gRPC message.")
     max_running_requests: int = Field(512, ge=1, description="Requests in flight before new ones are refused.")
     max_output_tokens: int = Field(256, ge=1, description="Output limit of requests that name none.")
     worker_lost_s: float = Field(5.0, gt=0, description="A worker whose stream is silent this long is lost.")
     drain_s: float = Field(10.0, ge=0, description="How long open streams may go on after a stop was asked for.")
+    reload_every_s: float = Field(1.0, gt=0, description="How often keys and certificate are looked at for changes.")
     tls: TlsConfig | None = Field(None, description="Certificate of both doors; null: plain text.")
     auth: AuthConfig = AuthConfig()
+    grpc: GrpcConfig = GrpcConfig()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from services.core.errors import InvalidRequestError, ModelNotFoundError, Prompt
 from services.core.request import FinishReason, Request
 from services.core.timeline import Timeline
 from services.frontdoor.auth import ANYBODY, Identity
+from services.frontdoor.call import REQUEST_ID
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.sampling import sampling_params
 from services.frontdoor.tokenizer import Tokenizer
@@ -19,7 +19,6 @@ from services.pb import inference_pb2 as pb
 NS_PER_US = 1_000
 MAX_PRIORITY = 100
 ROLES = ("system", "user", "assistant")
-REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 FINISH_REASONS = {
     FinishReason.STOP: pb.FINISH_REASON_STOP,
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,

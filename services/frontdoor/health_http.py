@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 
 import fastapi
@@ -68,9 +69,11 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-def make_server(app: fastapi.FastAPI) -> HttpServer:
+def make_server(app: fastapi.FastAPI, tls: ssl.SSLContext | None = None) -> HttpServer:
     """A server for the application; run it with `serve(sockets=[...])`, end it with `should_exit = True`."""
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", ws="none", loop="none", timeout_graceful_shutdown=2
     )
+    config.load()
+    config.ssl = tls  # a context of our own, whose certificate can be loaded again
     return HttpServer(config)

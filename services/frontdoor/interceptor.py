@@ -1,87 +1,143 @@
-"""The one place where errors become gRPC statuses, and where every request gets its id."""
+"""The gRPC interceptor: names every call, enters the layers around its handler, and turns errors into statuses."""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
-from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
-from services.core.clock import NS_PER_MS
-from services.core.errors import InternalError, InvalidRequestError, TriptychError
-from services.core.seeds import new_request_id
+from services.core.clock import Clock
+from services.core.errors import InternalError, InvalidRequestError, TriptychError, UnsupportedError
+from services.frontdoor.call import REQUEST_ID_KEY, Call, current_call, new_call
+from services.frontdoor.layers import Layer
+from services.frontdoor.status import status_of
 from services.pb import inference_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
-DOMAIN = "triptych.dev"
-REQUEST_ID_KEY = "x-request-id"
-
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Method: TypeAlias = Callable[[Any, Context], Any]
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps every method, streaming or not; cancellation passes through untouched."""
+class Undecodable:
+    """Stands for a message that is not of its type."""
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every method, streaming or not; cancellation passes through untouched.
+
+    Args:
+        layers: around every handler, outermost first.
+        default_deadline_s: budget of calls that bring no deadline.
+        max_deadline_s: bound of the others'.
+    """
+
+    def __init__(self, layers: Sequence[Layer], clock: Clock, default_deadline_s: float, max_deadline_s: float) -> None:
+        self._layers = layers
+        self._clock = clock
+        self._default_deadline_s = default_deadline_s
+        self._max_deadline_s = max_deadline_s
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """The method's handler with its errors mapped; None (unknown method) stays None."""
+        """The method's handler with everything around it; an unknown method gets one that says so."""
         handler = await continuation(handler_call_details)
-        method: Any = handler and (handler.unary_unary or handler.unary_stream)
-        if handler is None or method is None:  # methods that take a stream are reflection's alone
-            return handler
-        codecs = handler.request_deserializer, handler.response_serializer
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(wrap_stream(method), *codecs)
-        return grpc.unary_unary_rpc_method_handler(wrap_unary(method), *codecs)
+        name = str(handler_call_details.method)
+        if handler is None:
+            return grpc.unary_unary_rpc_method_handler(self._unary(name, unknown_method))
+        codecs = decode_or_mark(handler.request_deserializer), handler.response_serializer
+        if handler.unary_unary is not None:
+            return grpc.unary_unary_rpc_method_handler(self._unary(name, handler.unary_unary), *codecs)
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(self._stream(name, handler.unary_stream), *codecs)
+        plain = handler.request_deserializer, handler.response_serializer
+        assert handler.stream_stream is not None, f"{name} takes a stream and answers once; no such method is served"
+        return grpc.stream_stream_rpc_method_handler(self._stream(name, handler.stream_stream), *plain)
+
+    def _unary(self, name: str, method: Method) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def serve(request: Any, context: Context) -> Any:
+            call = self._begin(name, request, context)
+            try:
+                with contextlib.ExitStack() as stack:
+                    self._enter(stack, call, request)
+                    response = await method(request, context)
+                    await context.send_initial_metadata(((REQUEST_ID_KEY, call.request_id),))
+                    return response
+            except Exception as error:
+                await abort(context, error, call.request_id)
+
+        return serve
+
+    def _stream(self, name: str, method: Method) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
+            call = self._begin(name, request, context)
+            try:
+                with contextlib.ExitStack() as stack:
+                    self._enter(stack, call, request)
+                    responses = method(request, context)
+                    if inspect.isawaitable(responses):  # health's Watch writes to the context itself
+                        await responses
+                        return
+                    # Closed here and now when the client goes away, so that its request is cancelled at once.
+                    async with contextlib.aclosing(responses):
+                        async for response in responses:
+                            if not call.num_messages:
+                                call.first_message_ns = self._clock.now_ns()
+                            call.num_messages += 1
+                            yield response
+            except Exception as error:
+                await abort(context, error, call.request_id)
+
+        return serve
+
+    def _begin(self, name: str, request: Any, context: Context) -> Call:
+        """Name the call; a Generate request without an id gets it here."""
+        pairs = context.invocation_metadata() or ()
+        metadata = {str(key): value for key, value in pairs if isinstance(value, str)}
+        is_generate = isinstance(request, pb.GenerateRequest)
+        named = request.request_id if is_generate else ""
+        remaining_s = context.time_remaining()
+        call = new_call(self._clock, name, metadata, remaining_s, self._default_deadline_s, self._max_deadline_s, named)
+        if is_generate and not request.HasField("request_id"):
+            request.request_id = metadata.get(REQUEST_ID_KEY) or call.request_id
+        current_call.set(call)
+        return call
+
+    def _enter(self, stack: contextlib.ExitStack, call: Call, request: Any) -> None:
+        for layer in self._layers:
+            stack.enter_context(layer(call))
+        if isinstance(request, Undecodable):
+            raise InvalidRequestError("message", f"is not a message that {call.method} takes")
 
 
-def wrap_unary(method: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
-    """A unary method whose errors are statuses."""
+async def unknown_method(request: Any, context: Context) -> NoReturn:
+    """Raises:
+    UnsupportedError: always.
+    """
+    raise UnsupportedError(f"there is no method {current_call.get().method[:200]}; reflection lists those that are")
 
-    async def call(request: Any, context: Context) -> Any:
-        request_id = name_request(request, context)
+
+def decode_or_mark(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """A deserializer that marks what it cannot read: gRPC's own answer to that would be INTERNAL."""
+    if decode is None:
+        return None
+
+    def read(data: bytes) -> Any:
         try:
-            return await method(request, context)
-        except Exception as error:
-            await abort(context, error, request_id)
+            return decode(data)
+        except Exception:  # protobuf raises DecodeError, or others where a string is no UTF-8
+            return Undecodable()
 
-    return call
-
-
-def wrap_stream(method: Callable[[Any, Context], AsyncGenerator[Any]]) -> Callable[[Any, Context], AsyncIterator[Any]]:
-    """A streaming method whose errors are statuses, before and after its first message."""
-
-    async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        request_id = name_request(request, context)
-        try:
-            # Closed here and now when the client goes away, so that its request is cancelled at once.
-            async with contextlib.aclosing(method(request, context)) as responses:
-                async for response in responses:
-                    yield response
-        except Exception as error:
-            await abort(context, error, request_id)
-
-    return call
-
-
-def name_request(request: Any, context: Context) -> str:
-    """The id that goes into errors and logs; a Generate request without one gets it here."""
-    offered = next((str(value) for key, value in context.invocation_metadata() or () if key == REQUEST_ID_KEY), "")
-    if isinstance(request, pb.GenerateRequest):
-        if not request.HasField("request_id"):
-            request.request_id = offered or new_request_id()
-        return request.request_id
-    return offered or new_request_id()
+    return read
 
 
 async def abort(context: Context, error: Exception, request_id: str) -> NoReturn:
@@ -93,24 +149,3 @@ async def abort(context: Context, error: Exception, request_id: str) -> NoReturn
         error = InternalError(f"request {request_id} failed inside the server; its log has the details")
     await context.abort_with_status(rpc_status.to_status(status_of(error, request_id)))
     raise AssertionError("abort_with_status returned")
-
-
-def status_of(error: TriptychError, request_id: str) -> status_pb2.Status:
-    """An error as google.rpc.Status: ErrorInfo always, RetryInfo and BadRequest where they say something."""
-    info = error_details_pb2.ErrorInfo(
-        reason=error.reason, domain=DOMAIN, metadata={**error.metadata, "request_id": request_id}
-    )
-    details: list[Any] = [info]
-    wait_ms = error.metadata.get("retry_after_ms")
-    if wait_ms is not None:
-        delay = duration_pb2.Duration()
-        delay.FromNanoseconds(int(wait_ms) * NS_PER_MS)
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    if isinstance(error, InvalidRequestError):
-        violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
-        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
-    packed = [any_pb2.Any() for _ in details]
-    for slot, detail in zip(packed, details, strict=True):
-        slot.Pack(detail)
-    code: int = grpc.StatusCode[error.code].value[0]
-    return status_pb2.Status(code=code, message=error.message, details=packed)

@@ -136,10 +136,15 @@ class Performer:
         self._feed(Submit(self.front_door, request, deadline_ns))
         return stream
 
-    def cancel(self, request_id: str) -> bool:
-        """End all outputs of a running request; they raise CancelledError. False when there is no such request."""
+    def cancel(self, request_id: str, tenant: str | None = None) -> bool:
+        """End all outputs of a running request; they raise CancelledError. False when there is no such request.
+
+        Args:
+            tenant: whose request it must be; None: anybody's.
+        """
         names = choice_ids(request_id, MAX_CHOICES)
-        found = [self._streams[name] for name in names if name in self._streams]
+        running = [self._streams[name] for name in names if name in self._streams]
+        found = [stream for stream in running if tenant is None or stream.request.tenant == tenant]
         for stream in found:
             error = CancelledError("the request was cancelled by CancelGeneration", reason="CANCEL_GENERATION")
             self._give_up(stream, FinishReason.CANCELLED, error)

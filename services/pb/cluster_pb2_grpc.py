@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ClusterServiceStub:
-    """ClusterService shows the cluster as one front door sees it.
+    """ClusterService shows the cluster as one front door sees it, and changes its workers. Where API keys are used, it
+    needs one with the role admin.
     """
 
     def __init__(self, channel):
@@ -40,14 +41,55 @@ class ClusterServiceStub:
                 request_serializer=services_dot_pb_dot_cluster__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=services_dot_pb_dot_cluster__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/triptych.v1.ClusterService/WatchEvents',
+                request_serializer=services_dot_pb_dot_cluster__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=services_dot_pb_dot_cluster__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
+        self.DrainWorker = channel.unary_unary(
+                '/triptych.v1.ClusterService/DrainWorker',
+                request_serializer=services_dot_pb_dot_cluster__pb2.DrainWorkerRequest.SerializeToString,
+                response_deserializer=services_dot_pb_dot_cluster__pb2.DrainWorkerResponse.FromString,
+                _registered_method=True)
+        self.ScalePool = channel.unary_unary(
+                '/triptych.v1.ClusterService/ScalePool',
+                request_serializer=services_dot_pb_dot_cluster__pb2.ScalePoolRequest.SerializeToString,
+                response_deserializer=services_dot_pb_dot_cluster__pb2.ScalePoolResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer:
-    """ClusterService shows the cluster as one front door sees it.
+    """ClusterService shows the cluster as one front door sees it, and changes its workers. Where API keys are used, it
+    needs one with the role admin.
     """
 
     def GetStatus(self, request, context):
         """GetStatus lists the live workers from their last reports. Idempotent; answered without asking any worker.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchEvents(self, request, context):
+        """WatchEvents streams what happens to workers until the client ends the call; the headers come when it has begun.
+        A call that ends with UNAVAILABLE is taken up by another one from the last sequence.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainWorker(self, request, context):
+        """DrainWorker takes a worker out of its pool for good: it gets no new request, finishes those it has within the
+        configured time, and ends; later ones of its requests are continued elsewhere. Answers when the drain has begun.
+        Idempotent while the worker drains. NOT_FOUND when there is no such worker.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScalePool(self, request, context):
+        """ScalePool sets how many workers a pool has: starts more, or drains those of the highest numbers. Answers when that
+        has begun. Idempotent. FAILED_PRECONDITION when the host has no room for more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +103,21 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     request_deserializer=services_dot_pb_dot_cluster__pb2.GetStatusRequest.FromString,
                     response_serializer=services_dot_pb_dot_cluster__pb2.GetStatusResponse.SerializeToString,
             ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=services_dot_pb_dot_cluster__pb2.WatchEventsRequest.FromString,
+                    response_serializer=services_dot_pb_dot_cluster__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'DrainWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainWorker,
+                    request_deserializer=services_dot_pb_dot_cluster__pb2.DrainWorkerRequest.FromString,
+                    response_serializer=services_dot_pb_dot_cluster__pb2.DrainWorkerResponse.SerializeToString,
+            ),
+            'ScalePool': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScalePool,
+                    request_deserializer=services_dot_pb_dot_cluster__pb2.ScalePoolRequest.FromString,
+                    response_serializer=services_dot_pb_dot_cluster__pb2.ScalePoolResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'triptych.v1.ClusterService', rpc_method_handlers)
@@ -70,7 +127,8 @@ def add_ClusterServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ClusterService:
-    """ClusterService shows the cluster as one front door sees it.
+    """ClusterService shows the cluster as one front door sees it, and changes its workers. Where API keys are used, it
+    needs one with the role admin.
     """
 
     @staticmethod
@@ -90,6 +148,87 @@ class ClusterService:
             '/triptych.v1.ClusterService/GetStatus',
             services_dot_pb_dot_cluster__pb2.GetStatusRequest.SerializeToString,
             services_dot_pb_dot_cluster__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/triptych.v1.ClusterService/WatchEvents',
+            services_dot_pb_dot_cluster__pb2.WatchEventsRequest.SerializeToString,
+            services_dot_pb_dot_cluster__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.ClusterService/DrainWorker',
+            services_dot_pb_dot_cluster__pb2.DrainWorkerRequest.SerializeToString,
+            services_dot_pb_dot_cluster__pb2.DrainWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScalePool(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.ClusterService/ScalePool',
+            services_dot_pb_dot_cluster__pb2.ScalePoolRequest.SerializeToString,
+            services_dot_pb_dot_cluster__pb2.ScalePoolResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -89,8 +89,9 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelGeneration(self, request, context):
-        """CancelGeneration ends a running request of any client by its id; its stream ends with CANCELLED. Idempotent. Only
-        the front door that answers this call is looked at; a client that holds the stream cancels the call instead.
+        """CancelGeneration ends a running request by its id; its stream ends with CANCELLED. Where API keys are used, it must
+        be of the caller's tenant, unless the caller is an admin. Idempotent. Only the front door that answers this call is
+        looked at; a client that holds the stream cancels the call instead.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -4,22 +4,31 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from services.controller.app import Controller
+from services.controller.config import ControllerConfig
 from services.core.clock import WallClock
 from services.core.config import ModelConfig
 from services.frontdoor.app import load_model
+from services.frontdoor.auth import Authenticator
 from services.frontdoor.cluster_servicer import ClusterServicer
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.convert import Converter
+from services.frontdoor.grpc_server import GrpcServer
+from services.frontdoor.health_http import make_app, make_server
+from services.frontdoor.limits import TenantLimiter
 from services.frontdoor.performer import Performer
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
+from services.frontdoor.tls import ServerTls
 from services.pb import cluster_pb2_grpc, inference_pb2_grpc
 from services.pb import inference_pb2 as pb
+from tests.api.worker_host import FakeHost
 from tests.unit.frontdoor.fakes import BOTH, FakeFlow, FakeWorkers
 from tests.unit.frontdoor.vocabularies import byte_level_folder
 
@@ -33,6 +42,11 @@ class Served:
     performer: Performer
     flow: FakeFlow
     workers: FakeWorkers
+    authenticator: Authenticator
+    limiter: TenantLimiter
+    tls: ServerTls | None
+    controller: Controller
+    host: FakeHost
 
     @property
     def inference(self) -> inference_pb2_grpc.InferenceServiceStub:
@@ -51,20 +65,44 @@ async def serving(folder: Path, cluster_id: str = "test", **settings: object) ->
     performer = Performer(flow, workers, clock, "frontdoor-1", config.max_running_requests)
     workers.performer = performer
     model = load_model(ModelConfig(path="tiny", dtype="float32"), byte_level_folder(folder), 16)
-    inference = InferenceServicer(
-        performer, Converter(model, config, "frontdoor-1"), model, clock, config.default_deadline_s
+    inference = InferenceServicer(performer, Converter(model, config, "frontdoor-1"), model)
+    host = FakeHost()
+    controller = Controller(
+        "controller-1",
+        {"prefill": ("prefill-0",), "decode": ("decode-0",)},
+        ControllerConfig(ping_every_s=0.02, restart_backoff_s=0.02),
+        host,
     )
-    servers = Servers(
-        config, inference, ClusterServicer(performer, clock, cluster_id, "1.2.3", model.name), cluster_id, "1.2.3"
-    )
+    await controller.start()
+    cluster = ClusterServicer(performer, controller, clock, cluster_id, "1.2.3", model.name)
+    authenticator, limiter = Authenticator(config.auth), TenantLimiter(clock)
+    tls = None if config.tls is None else ServerTls(config.tls)
+    grpc_server = GrpcServer(config, inference, cluster, cluster_id, authenticator, limiter, clock, tls)
+    http = make_server(make_app(cluster.ready, cluster_id, "1.2.3"), tls and tls.ssl_context())
+    servers = Servers(config, grpc_server, http, cluster_id)
     workers.report(*BOTH)
     await servers.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{servers.grpc_port}") as channel:
-            yield Served(channel, servers, performer, flow, workers)
+            yield Served(channel, servers, performer, flow, workers, authenticator, limiter, tls, controller, host)
     finally:
         await performer.close()
         await servers.stop()
+        await controller.close()
+
+
+async def status_of_call(call: Any) -> tuple[grpc.StatusCode, str, dict[str, object]]:
+    """(code, reason, details) of a call, unary or streaming, that must fail."""
+    try:
+        if hasattr(call, "__aiter__"):
+            async for _ in call:
+                pass
+        else:
+            await call
+    except grpc.aio.AioRpcError as error:
+        details = details_of(error)
+        return error.code(), details["ErrorInfo"].reason if details else "", details
+    raise AssertionError("the call succeeded")
 
 
 def ask(name: str, prompt: str = "hello", **fields: object) -> pb.GenerateRequest:
@@ -74,6 +112,9 @@ def ask(name: str, prompt: str = "hello", **fields: object) -> pb.GenerateReques
 
 def details_of(error: grpc.aio.AioRpcError) -> dict[str, object]:
     """The google.rpc details of a status by type name."""
+    trailing = dict(error.trailing_metadata() or ())
+    if "grpc-status-details-bin" not in trailing:  # gRPC itself refused
+        return {}
     status = rpc_status.from_call(error)
     assert status is not None, error
     found = {}

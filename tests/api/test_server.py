@@ -1,6 +1,7 @@
 """What stands around the main service: status, health, reflection, HTTP, shared ports, and the proto files."""
 
 import asyncio
+import shutil
 import socket
 import subprocess
 import sys
@@ -183,6 +184,19 @@ def test_buf_finds_nothing_in_the_proto_files() -> None:
     buf = Path(sys.executable).with_name("buf")
     run = subprocess.run([buf, "lint", ROOT / "proto"], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_proto_files_break_no_client_of_the_baseline(tmp_path: Path) -> None:
+    def broken(folder: Path) -> str:
+        buf = Path(sys.executable).with_name("buf")
+        command = [buf, "breaking", folder, "--against", ROOT / "proto" / "baseline.binpb"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    assert broken(ROOT / "proto") == ""
+    shutil.copytree(ROOT / "proto", tmp_path / "proto")
+    file = tmp_path / "proto" / "triptych" / "v1" / "inference.proto"
+    file.write_text(file.read_text().replace("optional uint32 ttft_slo_ms = 20;", ""))
+    assert "ttft_slo_ms" in broken(tmp_path / "proto")
 
 
 def test_generated_code_is_that_of_the_proto_files(tmp_path: Path) -> None:

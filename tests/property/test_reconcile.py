@@ -7,7 +7,19 @@ from hypothesis import strategies as st
 
 from services.controller.config import ControllerConfig
 from services.controller.reconcile import UNKNOWN_INCARNATION, Reconciler, SlotState
-from services.core.actions import Action, Drain, Event, Launch, Stop, Tick, WorkerLost, WorkerReport, WorkerStarted
+from services.core.actions import (
+    Action,
+    Drain,
+    DrainWorker,
+    Event,
+    Launch,
+    ScalePool,
+    Stop,
+    Tick,
+    WorkerLost,
+    WorkerReport,
+    WorkerStarted,
+)
 from services.core.clock import NS_PER_S
 from services.core.request import WorkerRef
 
@@ -67,21 +79,34 @@ class Machines:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["die", "silent", "refuse", "wait"]), st.integers(0, 2), st.integers(1, 12)),
+        st.tuples(
+            st.sampled_from(["die", "silent", "refuse", "wait", "drain", "scale"]),
+            st.integers(0, 2),
+            st.integers(1, 12),
+        ),
         max_size=25,
     )
 )
 def test_the_wanted_workers_come_back(steps: list[tuple[str, int, int]]) -> None:
     machines = Machines()
     machines.feed(Tick("test"))
+    wanted = {pool: list(worker_ids) for pool, worker_ids in WANTED.items()}
     for what, pick, seconds in steps:
         victims = list(machines.alive)
         victim = victims[pick % len(victims)] if victims else None
         if what == "die" and victim is not None:
             machines.feed(WorkerLost("host", machines.alive.pop(victim), "killed"))
+        if what == "drain" and victim is not None:
+            machines.feed(DrainWorker("test", victim))
+            pool = victim.split("-")[0]
+            wanted[pool] = [worker_id for worker_id in wanted[pool] if worker_id != victim]
+        if what == "scale":
+            wanted["decode"] = [f"decode-{n}" for n in range(pick)]
+            machines.feed(ScalePool("test", "decode", tuple(wanted["decode"])))
         machines.pass_time(seconds, silent=victim if what == "silent" else None, fails=what == "refuse")
     machines.pass_time(60)
-    assert sorted(machines.alive) == ["decode-0", "decode-1", "prefill-0"]
+    assert sorted(machines.alive) == sorted(wanted["decode"] + wanted["prefill"])
+    assert {slot.worker_id for slot in machines.reconciler.slots.values()} == set(machines.alive)
     assert all(slot.state is SlotState.LIVE for slot in machines.reconciler.slots.values())
 
 
