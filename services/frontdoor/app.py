@@ -100,7 +100,9 @@ class FrontDoor:
             clock,
             self._tls,
         )
-        http = make_server(make_app(cluster.ready, cluster_id, version), self._tls and self._tls.ssl_context())
+        http = make_server(
+            make_app(cluster.ready, cluster_id, version), None if self._tls is None else self._tls.ssl_context()
+        )
         self._servers = Servers(config, grpc_server, http, cluster_id)
         self._tasks: list[asyncio.Task[None]] = []
 

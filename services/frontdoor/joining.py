@@ -12,6 +12,7 @@ import json
 import socket
 import ssl
 from collections.abc import Awaitable
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -71,7 +72,8 @@ async def grpc_is_of(host: str, port: int, cluster_id: str, tls: bool) -> bool:
     """Whether a gRPC port is served by a front door of that cluster."""
     request = health_pb2.HealthCheckRequest(service=cluster_service(cluster_id))
     async with await probe_channel(host, port, tls) as channel:
-        await health_pb2_grpc.HealthStub(channel).Check(request, timeout=PROBE_S)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        await stub.Check(request, timeout=PROBE_S)
     return True  # a stranger answers NOT_FOUND, which raises
 
 
@@ -92,7 +94,7 @@ def shown_certificate(host: str, port: int) -> tuple[bytes, str]:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     plain = socket.create_connection((host, port), timeout=PROBE_S)
     with plain, context.wrap_socket(plain) as connection:
-        found = connection.getpeercert() or {}
+        found: Any = connection.getpeercert() or {}
     names = [value for _, value in found.get("subjectAltName", ())]
     return pem.encode(), str(names[0]) if names else host
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -43,7 +44,8 @@ class ServerTls:
             handed = self._pair
             return as_configuration(handed)
 
-        return grpc.dynamic_ssl_server_credentials(as_configuration(handed), fetch)
+        fetcher: Any = fetch  # its type leaves out the None that gRPC documents
+        return grpc.dynamic_ssl_server_credentials(as_configuration(handed), fetcher)
 
     def ssl_context(self) -> ssl.SSLContext:
         """The context of the HTTP door; `reload` changes what its next handshakes use."""
