@@ -148,6 +148,23 @@ def replay_decisions(
 app.add_typer(keys_app, name="keys")
 
 
+@app.callback()
+def credentials(
+    api_key: Annotated[
+        str | None, typer.Option("--api-key", envvar="TRIPTYCH_API_KEY", help="Sent with every call; the variable hides it from process lists.")
+    ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option("--ca-file", envvar="TRIPTYCH_CA_FILE", help="PEM file: calls use TLS and trust this authority."),
+    ] = None,
+) -> None:
+    """Options before the subcommand."""
+    if api_key is not None or ca_file is not None:
+        from services.cli.client import access
+
+        access.api_key, access.ca_file = api_key, ca_file
+
+
 def main() -> None:
     """Entry point: errors of ours are one message without a traceback."""
     try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import grpc
 
@@ -14,6 +15,22 @@ from services.core.errors import TriptychError
 from services.pb import cluster_pb2, cluster_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 DEFAULT_SERVER = "127.0.0.1:50051"
+
+
+@dataclass
+class Access:
+    """How this command calls servers; set once, from the options before the subcommand.
+
+    Attributes:
+        api_key: sent with every call; None: no key.
+        ca_file: PEM file of the authority that signed the servers' certificates; None: plain text.
+    """
+
+    api_key: str | None = None
+    ca_file: Path | None = None
+
+
+access = Access()
 
 
 class ServerError(TriptychError):
@@ -38,11 +55,45 @@ def find_server(server: str | None, state_folder: Path, name: str) -> str:
     return DEFAULT_SERVER
 
 
+def open_channel(server: str) -> grpc.Channel:
+    """A channel with this command's key and certificate authority.
+
+    Raises:
+        ServerError: the file of the authority cannot be read.
+    """
+    options = [("grpc.enable_http_proxy", 0)]
+    if access.ca_file is None:
+        channel = grpc.insecure_channel(server, options)
+    else:
+        try:
+            authority = access.ca_file.expanduser().read_bytes()
+        except OSError as error:
+            raise ServerError(f"--ca-file {access.ca_file} cannot be read: {error.strerror}", "CLIENT") from None
+        channel = grpc.secure_channel(server, grpc.ssl_channel_credentials(authority), options)
+    return grpc.intercept_channel(channel, SendKey(access.api_key)) if access.api_key else channel
+
+
+class SendKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[type-arg]
+    """Adds the API key to every call."""
+
+    def __init__(self, api_key: str) -> None:
+        self._entry = ("authorization", f"Bearer {api_key}")
+
+    def intercept_unary_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+        return continuation(self._signed(details), request)
+
+    def intercept_unary_stream(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+        return continuation(self._signed(details), request)
+
+    def _signed(self, details: Any) -> Any:
+        return details._replace(metadata=[*(details.metadata or ()), self._entry])
+
+
 @contextmanager
 def _calls(server: str) -> Iterator[grpc.Channel]:
     """A channel whose failures are ServerError."""
     try:
-        with grpc.insecure_channel(server, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        with open_channel(server) as channel:
             yield channel
     except grpc.RpcError as error:
         call = cast(grpc.Call, error)  # every RpcError that a call raises is also a Call, which has code and details
