@@ -151,7 +151,12 @@ app.add_typer(keys_app, name="keys")
 @app.callback()
 def credentials(
     api_key: Annotated[
-        str | None, typer.Option("--api-key", envvar="TRIPTYCH_API_KEY", help="Sent with every call; the variable hides it from process lists.")
+        str | None,
+        typer.Option(
+            "--api-key",
+            envvar="TRIPTYCH_API_KEY",
+            help="Sent with every call; the variable hides it from process lists.",
+        ),
     ] = None,
     ca_file: Annotated[
         Path | None,

@@ -73,7 +73,7 @@ def open_channel(server: str) -> grpc.Channel:
     return grpc.intercept_channel(channel, SendKey(access.api_key)) if access.api_key else channel
 
 
-class SendKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[type-arg]
+class SendKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
     """Adds the API key to every call."""
 
     def __init__(self, api_key: str) -> None:

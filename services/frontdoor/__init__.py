@@ -5,6 +5,7 @@ watched_files.py     files that change while the server runs
 auth.py              API keys to tenants and roles
 limits.py            what each tenant may take
 tokenizer.py         chat template, tokenize, detokenize
+slo_headers.py       latency targets and priority from headers
 sampling.py          a client's sampling fields, checked; the requests of several outputs
 convert.py           messages of the wire to requests and back
 stream.py            one request's outputs in order, each token once

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
+from services.core.errors import InvalidRequestError
 from services.frontdoor.call import REQUEST_ID_KEY, current_call
 from services.frontdoor.choices import Choices, ChoiceWriter, total_usage
 from services.frontdoor.config import Role
-from services.frontdoor.convert import Converter, ServedModel, check_request_id
+from services.frontdoor.convert import MAX_PRIORITY, Converter, ServedModel, check_request_id
 from services.frontdoor.interceptor import Context
 from services.frontdoor.performer import Performer
 from services.frontdoor.sampling import choices as choice_requests
+from services.frontdoor.slo_headers import slo_headers
 from services.pb import inference_pb2 as pb
 from services.pb import inference_pb2_grpc
 
@@ -27,6 +29,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         """Started, deltas and finished of each output, usage; whatever ends the call early cancels the request."""
         call = current_call.get()
+        apply_headers(request, call.metadata)
         # A long prompt is tokenized beside the loop, so that it delays nobody else's tokens.
         checked = await asyncio.to_thread(self._converter.request, request, call.deadline_unix_ms, call.identity)
         choices = Choices(
@@ -81,3 +84,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             for response in writers[index].write(chunk):
                 yield response
         yield pb.GenerateResponse(usage=total_usage([writers[index] for index in sorted(writers)]))
+
+
+def apply_headers(request: pb.GenerateRequest, metadata: Mapping[str, str]) -> None:
+    """Put what proxies say in the metadata into the request's fields."""
+    found = slo_headers(metadata)
+    for name, value in (("ttft_slo_ms", found.ttft_ms), ("tpot_slo_ms", found.tpot_ms)):
+        if value is not None:
+            setattr(request, name, value)
+    if found.priority is not None:
+        if abs(found.priority) > MAX_PRIORITY:
+            raise InvalidRequestError(
+                "x-priority", f"{found.priority} is not between -{MAX_PRIORITY} and {MAX_PRIORITY}"
+            )
+        request.priority = found.priority

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.core.actions import Cancel
 from services.core.request import FinishReason
 from services.pb import inference_pb2 as pb
-from tests.api.harness import Served, ask, details_of, serving
+from tests.api.harness import Served, ask, details_of, serving, status_of_call
 
 Code = grpc.StatusCode
 Status = health_pb2.HealthCheckResponse
@@ -69,6 +69,17 @@ async def read(call: grpc.aio.UnaryStreamCall) -> grpc.StatusCode:
     except (grpc.aio.AioRpcError, asyncio.CancelledError):
         pass
     return await call.code()
+
+
+async def test_metadata_of_proxies_wins_over_fields(tmp_path: Path) -> None:
+    async with serving(tmp_path) as served:
+        call = served.inference.Generate(ask("echo.1", priority=1), metadata=(("x-priority", "7"),))
+        assert [message.WhichOneof("event") async for message in call][-1] == "usage"
+        assert served.workers.submitted[0][2].priority == 7
+        for name, value in (("x-priority", "101"), ("x-slo-ttft-ms", "soon")):
+            code, _, details = await status_of_call(served.inference.Generate(ask("echo.2"), metadata=((name, value),)))
+            assert code is Code.INVALID_ARGUMENT
+            assert details["BadRequest"].field_violations[0].field == name
 
 
 async def test_the_servers_bound_of_deadlines_holds_for_patient_clients(tmp_path: Path) -> None:
