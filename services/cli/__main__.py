@@ -28,11 +28,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Serve large language models from separate prefill and decode workers that hand over KV cache.\n\n"
-        "Start a cluster with `triptych up`, talk to it with `triptych chat`, look at it with `triptych status`, "
-        "end it with `triptych down` or Ctrl-C.\n\n"
+        "Start a cluster with `triptych up`, talk to it with `triptych chat`, look at it with `triptych status` or "
+        "`triptych top`, end it with `triptych down` or Ctrl-C. If something is wrong, ask `triptych doctor`.\n\n"
         "Exit status: 0 done; 1 the command ran and failed; 2 it could not start (options, configuration, model, "
         "ports, memory); 130 interrupted."
     ),
+    epilog="`triptych --install-completion` makes the shell complete commands, options and worker ids.",
 )
 
 ConfigOption = Annotated[
@@ -45,17 +46,32 @@ SetOption = Annotated[
 ServerOption = Annotated[
     str | None, typer.Option("--server", help="host:port of a front door; default: the cluster that runs here.")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 NameOption = Annotated[str, typer.Option("--name", help="Name of the cluster (cluster.name).")]
 StateOption = Annotated[Path, typer.Option("--state-folder", help="Where state files and models are kept.")]
+NAME = "triptych"
+STATE_FOLDER = Path("~/.triptych")
 
 
-@app.command()
+def examples(*lines: str) -> str:
+    """The end of a command's help."""
+    return "Examples:\n\n" + "\n\n".join(lines)
+
+
+@app.command(
+    epilog=examples(
+        "triptych up",
+        "triptych up --config cluster.yaml --set pools.decode.replicas=2",
+        "triptych up --http-port 8001 --grpc-port 50052 --set cluster.name=second",
+    )
+)
 def up(
     config: ConfigOption = None,
     assign: SetOption = None,
     http_port: Annotated[int | None, typer.Option("--http-port", help="Same as --set frontdoor.http_port=N.")] = None,
     grpc_port: Annotated[int | None, typer.Option("--grpc-port", help="Same as --set frontdoor.grpc_port=N.")] = None,
     folder: Annotated[Path | None, typer.Option("--state-folder", help="Same as --set state_folder=DIR.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="When ready, one line of JSON instead of the text.")] = False,
 ) -> None:
     """Start a cluster on this machine and stay in the foreground.
 
@@ -78,18 +94,18 @@ def up(
         # The mark must be in the environment that the system shows of this process, so it starts once more with it.
         marked = {**os.environ, **cluster_environment(f"{complete.cluster.name}-{new_incarnation():016x}")}
         os.execve(sys.executable, [sys.executable, "-P", "-m", "services.cli", *sys.argv[1:]], marked)
-    code = run(complete, cluster_id)
+    code = run(complete, cluster_id, as_json)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # Ray's own exit handlers would wait for the processes that are gone by now
 
 
-@app.command()
+@app.command(epilog=examples("triptych status", "triptych status --json --server gpu-1:50051"))
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
     server: ServerOption = None,
-    name: NameOption = "triptych",
-    folder: StateOption = Path("~/.triptych"),
+    name: NameOption = NAME,
+    folder: StateOption = STATE_FOLDER,
 ) -> None:
     """Show the workers: role, process, KV blocks, load."""
     from services.cli.client import find_server
@@ -98,46 +114,98 @@ def status(
     raise typer.Exit(show_status(Output(), find_server(server, folder.expanduser(), name), as_json))
 
 
-@app.command()
+@app.command(epilog=examples("triptych top", "triptych top --every 5", "triptych top --count 1 --json"))
+def top(
+    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between looks.")] = 1.0,
+    count: Annotated[int | None, typer.Option("--count", min=1, help="Looks to take; default: until Ctrl-C.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a look.")] = False,
+    server: ServerOption = None,
+    name: NameOption = NAME,
+    folder: StateOption = STATE_FOLDER,
+) -> None:
+    """Watch the workers live, as `status` shows them, with the rate of dispatches."""
+    from services.cli.client import find_server
+    from services.cli.top import top as run
+
+    raise typer.Exit(run(Output(), find_server(server, folder.expanduser(), name), every_s, count, as_json))
+
+
+@app.command(epilog=examples("triptych down", "triptych down --config cluster.yaml --now", "triptych down --all"))
 def down(
     config: ConfigOption = None,
     assign: SetOption = None,
     every: Annotated[bool, typer.Option("--all", help="End every cluster of this user.")] = False,
     now: Annotated[bool, typer.Option("--now", help="Do not let running requests finish.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """End a cluster from outside, also one whose `up` was killed; no process is left."""
     from services.cli.down import end_all, end_named
 
     if every:
-        raise typer.Exit(end_all(Output()))
+        raise typer.Exit(end_all(Output(), as_json))
     complete = load_config(config, assign or [])
-    raise typer.Exit(end_named(Output(), state_folder(complete), complete.cluster.name, now))
+    raise typer.Exit(end_named(Output(), state_folder(complete), complete.cluster.name, now, as_json))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "triptych doctor",
+        "triptych doctor --config cluster.yaml --quick",
+        "triptych doctor --server gpu-1:50051 --json",
+    )
+)
+def doctor(
+    config: ConfigOption = None,
+    assign: SetOption = None,
+    server: Annotated[
+        str | None, typer.Option("--server", help="host:port of a cluster elsewhere; looks at it, not at this machine.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes seconds: links, exactness.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find what keeps a cluster from starting or serving, and say what to do about it.
+
+    Looks at this machine and, where the cluster of the configuration runs on it, at that cluster too. Exit status 1
+    when there is an error; warnings alone are 0.
+    """
+    from services.cli.doctor import doctor as run
+
+    raise typer.Exit(run(Output(), config, assign or [], server, quick, as_json))
+
+
+@app.command(
+    epilog=examples(
+        'triptych chat "What is the capital of France?"',
+        "triptych chat --system 'Answer in one word.' --temperature 0",
+        "git diff | triptych chat --max-tokens 64",
+    )
+)
 def chat(
     prompt: Annotated[str | None, typer.Argument(help="One prompt; without it a conversation (or stdin).")] = None,
     server: ServerOption = None,
+    system: Annotated[str | None, typer.Option("--system", help="What the model is told first.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")] = None,
     timeline: Annotated[bool, typer.Option("--timeline", help="Show each phase with its worker and process.")] = False,
-    name: NameOption = "triptych",
-    folder: StateOption = Path("~/.triptych"),
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for one prompt.")] = False,
+    name: NameOption = NAME,
+    folder: StateOption = STATE_FOLDER,
 ) -> None:
     """Ask the model: streams the answer, then shows TTFT and tokens per second."""
     from services.cli.chat import ChatOptions
     from services.cli.chat import chat as run
     from services.cli.client import find_server
 
-    options = ChatOptions(find_server(server, folder.expanduser(), name), temperature, max_tokens, seed, timeline)
+    where = find_server(server, folder.expanduser(), name)
+    options = ChatOptions(where, system, temperature, max_tokens, seed, timeline, as_json)
     raise typer.Exit(run(Output(), prompt, options))
 
 
-@app.command("replay-decisions")
+@app.command("replay-decisions", epilog=examples("triptych replay-decisions decisions/*.jsonl --json"))
 def replay_decisions(
     logs: Annotated[list[Path], typer.Argument(help="Decision logs (record.folder), one a process.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Feed recorded events to the same state machines and compare every action and state."""
     from services.cli.replay import show_replay

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 from services.cli.client import ServerError, generate
 from services.cli.output import EXIT_OK, Output
@@ -16,10 +17,12 @@ class ChatOptions:
     """What the command line asks for; None leaves the choice to the server."""
 
     server: str
+    system: str | None
     temperature: float | None
     max_tokens: int | None
     seed: int | None
     timeline: bool
+    as_json: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,15 @@ class Turn:
     tokens_per_s: float
     timeline: tuple[inference_pb2.TimelineEvent, ...]
 
+    def data(self) -> dict[str, Any]:
+        """As JSON data."""
+        marks = [
+            {"name": mark.name, "worker": mark.worker, "pid": mark.pid, "offset_ms": mark.offset_us / 1000}
+            for mark in self.timeline
+        ]
+        numbers = {name: getattr(self, name) for name in ("output_tokens", "cached_tokens", "ttft_ms", "tokens_per_s")}
+        return {"text": self.text, **numbers, "timeline": marks}
+
 
 def chat(output: Output, prompt: str | None, options: ChatOptions) -> int:
     """Answer one prompt (from the command line, or from stdin when that is no terminal), or talk.
@@ -46,13 +58,14 @@ def chat(output: Output, prompt: str | None, options: ChatOptions) -> int:
     Raises:
         ServerError: the single prompt failed. A failed turn of a conversation is only shown.
     """
-    if prompt is None and not sys.stdin.isatty():
+    before = [_message("system", options.system)] if options.system else []
+    if prompt is None and (options.as_json or not sys.stdin.isatty()):
         prompt = sys.stdin.read().strip()
     if prompt is not None:
-        _answer(output, [_message("user", prompt)], options)
+        _answer(output, [*before, _message("user", prompt)], options)
         return EXIT_OK
     output.note("Ctrl-C stops an answer, Ctrl-D ends the conversation.")
-    history: list[inference_pb2.Message] = []
+    history: list[inference_pb2.Message] = before
     while (line := _ask(output)) is not None:
         if not line.strip():
             continue
@@ -92,6 +105,9 @@ def _ask(output: Output) -> str | None:
 def _answer(output: Output, messages: list[inference_pb2.Message], options: ChatOptions) -> Turn:
     """Stream one answer to stdout, then say what it cost."""
     turn = _stream(output, messages, options)
+    if options.as_json:
+        output.json(turn.data())
+        return turn
     speed = f" · {turn.tokens_per_s:.1f} tok/s" if turn.tokens_per_s else ""
     cached = f" · {turn.cached_tokens} prompt tokens cached" if turn.cached_tokens else ""
     output.note(f"TTFT {turn.ttft_ms:.0f} ms · {turn.output_tokens} tokens{speed}{cached}")
@@ -113,13 +129,15 @@ def _stream(output: Output, messages: list[inference_pb2.Message], options: Chat
                 last_ns = clock.now_ns()
                 first_ns = first_ns or last_ns
                 text.append(response.delta.text)
-                output.out.file.write(response.delta.text)
-                output.out.file.flush()
+                if not options.as_json:
+                    output.out.file.write(response.delta.text)
+                    output.out.file.flush()
             case "finished":
                 timeline = tuple(response.finished.timeline)
             case "usage":
                 usage = response.usage
-    output.line()
+    if not options.as_json:
+        output.line()
     seconds = (last_ns - first_ns) / NS_PER_S
     rate = (usage.output_tokens - 1) / seconds if usage.output_tokens > 1 and seconds > 0 else 0.0
     ttft_ms = (first_ns - sent_ns) / NS_PER_MS if first_ns else 0.0

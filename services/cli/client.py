@@ -115,6 +115,17 @@ def get_status(server: str, timeout_s: float = 5.0) -> cluster_pb2.GetStatusResp
         return answer
 
 
+def probe_links(server: str, timeout_s: float = 120.0) -> Iterator[cluster_pb2.ProbeLinksResponse]:
+    """Measure the link of every pair of workers.
+
+    Raises:
+        ServerError: while iterating, when the cluster does not answer.
+    """
+    with _calls(server) as channel:
+        stub = cluster_pb2_grpc.ClusterServiceStub(channel)
+        yield from stub.ProbeLinks(cluster_pb2.ProbeLinksRequest(), timeout=timeout_s)
+
+
 def generate(
     server: str, request: inference_pb2.GenerateRequest, timeout_s: float = 600.0
 ) -> Iterator[inference_pb2.GenerateResponse]:

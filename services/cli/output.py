@@ -37,9 +37,18 @@ class Output:
         """One line of result, as it is."""
         self.out.print(text, markup=False)
 
+    def styled(self, word: str, style: str, text: str) -> None:
+        """One line of result that begins with a coloured word."""
+        self.out.print(f"[{style}]{escape(word)}[/{style}]{escape(text)}")
+
     def json(self, data: Any) -> None:
         """The result as one JSON document."""
         self.out.print(json.dumps(data, indent=2), markup=False)
+
+    def json_line(self, data: Any) -> None:
+        """One of several JSON documents, on a line of its own."""
+        self.out.print(json.dumps(data), markup=False)
+        self.out.file.flush()
 
     def note(self, text: str) -> None:
         """One dim line beside the result."""

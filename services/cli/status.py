@@ -18,6 +18,7 @@ def status_data(response: cluster_pb2.GetStatusResponse) -> dict[str, Any]:
         "version": response.version,
         "model": response.model,
         "front_door": response.front_door,
+        "metrics_address": response.metrics_address,
         "ready": response.ready,
         "running_requests": response.running_requests,
         "counters": dict(response.counters),
@@ -48,18 +49,33 @@ def show_status(output: Output, server: str, as_json: bool) -> int:
     if as_json:
         output.json(status_data(response))
         return EXIT_OK
+    output.line(headline(response))
+    output.out.print(worker_table(response))
+    return EXIT_OK
+
+
+def headline(response: cluster_pb2.GetStatusResponse) -> str:
+    """The cluster in one line."""
     state = "ready" if response.ready else "not ready"
-    output.line(f"{response.cluster_id}: {state}, {response.model}, {response.running_requests} running requests")
-    table = Table("worker", "role", "pid", "KV blocks used", "cached", "total", "prefill tokens", "decodes", "age")
+    return f"{response.cluster_id}: {state}, {response.model}, {response.running_requests} running requests"
+
+
+def worker_table(response: cluster_pb2.GetStatusResponse) -> Table:
+    """One row a worker, within 80 columns; `--json` has everything."""
+    table = Table("worker", "role", "pid", box=None, padding=(0, 1, 0, 0))
+    for title in ("KV used", "of", "cached", "prompt tok", "decodes", "age ms"):
+        table.add_column(title, justify="right")
+    for column in table.columns:
+        column.no_wrap = True
     for worker in response.workers:
         cells = [
             worker.kv_blocks_used,
-            worker.kv_blocks_cached,
             worker.kv_blocks_total,
+            worker.kv_blocks_cached,
             worker.queued_prefill_tokens,
             worker.running_decodes,
+            worker.report_age_ms,
         ]
-        role = f"{worker.role} (draining)" if worker.draining else worker.role
-        table.add_row(worker.id, role, str(worker.pid), *map(str, cells), f"{worker.report_age_ms} ms")
-    output.out.print(table)
-    return EXIT_OK
+        role = f"{worker.role}, drains" if worker.draining else worker.role
+        table.add_row(worker.id, role, str(worker.pid), *map(str, cells))
+    return table

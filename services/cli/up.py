@@ -64,11 +64,12 @@ class Signals:
             raise Stopping
 
 
-def up(config: ClusterConfig, cluster_id: str) -> int:
+def up(config: ClusterConfig, cluster_id: str, as_json: bool = False) -> int:
     """Start the cluster, stay until a signal, then end every process of it.
 
     Args:
         cluster_id: found in this process's environment too, which every process of the cluster inherits.
+        as_json: say `ready` as JSON.
 
     Returns:
         Exit status; nothing of the cluster is left.
@@ -82,7 +83,7 @@ def up(config: ClusterConfig, cluster_id: str) -> int:
         try:
             cluster = start(output, config, cluster_id, folder, signals)
             started = True
-            announce(output, config)
+            announce(output, config, cluster_id if as_json else None)
             return serve_until_stopped(output, config, cluster, signals)
         except Stopping:
             output.note("stopped while starting")
@@ -187,9 +188,13 @@ def wait_for_workers(steps: Steps, config: ClusterConfig, cluster: RunningCluste
     steps.done(", ".join(live))
 
 
-def announce(output: Output, config: ClusterConfig) -> None:
-    """The last lines on stdout: ready, the addresses, and requests to copy."""
+def announce(output: Output, config: ClusterConfig, cluster_id: str | None) -> None:
+    """The last lines on stdout: ready, the addresses, and requests to copy; one line of JSON with a cluster id."""
     grpc = f"{config.frontdoor.host}:{config.frontdoor.grpc_port}"
+    if cluster_id is not None:
+        http = f"http://{config.frontdoor.host}:{config.frontdoor.http_port}"
+        output.json_line({"ready": True, "cluster_id": cluster_id, "pid": os.getpid(), "grpc": grpc, "http": http})
+        return
     output.line("ready")
     output.line(f"gRPC  {grpc}")
     output.line(f"HTTP  http://{config.frontdoor.host}:{config.frontdoor.http_port}")

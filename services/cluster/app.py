@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,12 +25,16 @@ from services.core.seeds import new_incarnation
 from services.core.wire import WorkerInfo
 from services.engine.checkpoint import read_shape
 from services.frontdoor.app import FrontDoor
+from services.telemetry.exporter import Exporter, Sample
+from services.telemetry.logs import configure as configure_logs
+from services.telemetry.workers import pool_samples
 
 APPLICATION = "triptych"
 CONTROLLER = "controller"
 FRONT_DOOR = "frontdoor"
 
 HEALTH_CHECK_PERIOD_S = 2.0
+SCRAPE_S = 5.0
 DRAIN_SLACK_S = 5.0
 """Serve kills a replica that takes longer to end than its drain bound plus this."""
 
@@ -70,6 +76,22 @@ class ControllerReplica:
             host=RayWorkerHost(complete, cluster_id, model_folder),
         )
         await self._controller.start()
+        configure_logs(complete.telemetry, CONTROLLER, CONTROLLER)
+        self._loop = asyncio.get_running_loop()
+        ports = complete.telemetry.metrics_ports
+        exporter = Exporter(CONTROLLER)
+        exporter.add_source(self._samples)
+        self._metrics = None if ports is None else exporter.serve(complete.worker.host, ports)
+
+    def _samples(self) -> Iterator[Sample]:
+        """Every wanted worker; called by the scraper's thread."""
+        asked = asyncio.run_coroutine_threadsafe(self._controller.status(), self._loop)
+        rows = asked.result(timeout=SCRAPE_S).workers
+        return pool_samples((row.worker_id, row.pool, row.state, row.failures) for row in rows)
+
+    async def metrics_address(self) -> str:
+        """host:port of /metrics, "" when there is none."""
+        return "" if self._metrics is None else self._metrics.address
 
     async def list_workers(self) -> list[WorkerInfo]:
         """Live workers."""
@@ -132,6 +154,7 @@ class FrontDoorReplica:
             block_size=complete.cache.block_size_tokens,
             decision_log=complete.record.folder,
         )
+        configure_logs(complete.telemetry, FRONT_DOOR, self._door.front_door_id)
         await self._door.start()
 
     async def ready_workers(self) -> int:

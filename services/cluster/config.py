@@ -12,6 +12,7 @@ from services.kvcache.config import CacheConfig, TransferConfig
 from services.prefill.config import PrefillConfig
 from services.router.config import RouterConfig
 from services.scheduling.config import SchedulerConfig
+from services.telemetry.config import TelemetryConfig
 from services.worker.config import WorkerConfig
 
 MAX_REPLICAS = 64
@@ -70,6 +71,7 @@ class ClusterConfig(Strict):
     controller: ControllerConfig = ControllerConfig()
     worker: WorkerConfig = WorkerConfig()
     frontdoor: FrontDoorConfig = FrontDoorConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     record: RecordConfig = RecordConfig()
     testing: TestingConfig = TestingConfig()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from services.cluster.config import ClusterConfig
-from services.cluster.supervise import usable_cores, worker_processes
+from services.cluster.supervise import SESSIONS_FOLDER, prune_sessions, usable_cores, worker_processes
 from services.cluster.topology import placement_of, placements, pool_resources, worker_environment, worker_spec
 from services.core.actions import WorkerReport
 from services.core.errors import StartupError, UnavailableError
@@ -40,8 +39,8 @@ def start_ray(config: ClusterConfig) -> Path:
     Raises:
         StartupError: Ray did not start.
     """
-    # Sockets live below this folder and their paths must stay below 108 characters, so it is short and fixed.
-    folder = Path("/tmp") / f"triptych-{os.getuid()}"
+    folder = SESSIONS_FOLDER
+    prune_sessions(folder)
     try:
         context = ray.init(
             address="local",

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import psutil
 
 from services.cluster.config import ClusterConfig
 from services.cluster.topology import CLUSTER_VARIABLE, WORKER_VARIABLE, ledger_path, pools, wanted_path
+from services.core.clock import WallClock
 from services.core.errors import MemoryShortError, PortBusyError
 from services.engine.model_shape import ModelShape
 from services.frontdoor.config import FrontDoorConfig
@@ -29,6 +31,10 @@ PROCESS_BYTES = 300 * 2**20
 BASE_BYTES = 1200 * 2**20
 """Ray's own processes, Serve, the controller and a front door."""
 POLL_S = 0.1
+SESSIONS_FOLDER = Path("/tmp") / f"triptych-{os.getuid()}"
+"""Of Ray's logs and sockets; short and fixed, because paths of sockets must stay below 108 characters."""
+KEPT_SESSIONS = 5
+SETTLED_MS = 10 * 60 * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +231,26 @@ def _signal(processes: Sequence[psutil.Process], how: str) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             getattr(process, how)()
+
+
+def prune_sessions(folder: Path) -> list[Path]:
+    """Remove what earlier clusters left behind: all sessions but the newest, those in use, and those just made.
+
+    Returns:
+        The folders that were removed.
+    """
+    made = sorted(
+        (path for path in folder.glob("session_*_*") if path.is_dir() and not path.is_symlink()), reverse=True
+    )
+    commands = "\n".join(" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+    now_ms = WallClock().unix_ms()
+    removed = []
+    for session in made[KEPT_SESSIONS:]:  # their names begin with the time
+        with contextlib.suppress(OSError):  # removed by another start since
+            if session.name not in commands and now_ms - session.stat().st_mtime * 1000 > SETTLED_MS:
+                shutil.rmtree(session)
+                removed.append(session)
+    return removed
 
 
 # --- before anything starts -------------------------------------------------------------------------------------

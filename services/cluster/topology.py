@@ -132,6 +132,7 @@ def worker_spec(
         prefill=config.prefill,
         decode=config.decode,
         worker=config.worker,
+        telemetry=config.telemetry,
         testing=config.testing,
         decision_log=config.record.folder,
     )

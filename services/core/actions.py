@@ -126,6 +126,7 @@ class WorkerReport:
         counters: how often something happened that nobody asked for, by `kind/reason`.
         links: KV links that are open.
         threads, sockets: of the whole process; for leak checks, like leases, transfers and tasks.
+        metrics_address: host:port of its /metrics; "" when it has none.
     """
 
     source: WorkerRef
@@ -152,6 +153,7 @@ class WorkerReport:
     links: int = 0
     threads: int = 0
     sockets: int = 0
+    metrics_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)

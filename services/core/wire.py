@@ -72,3 +72,20 @@ class StreamItem:
     pid: int
     report: WorkerReport | None
     outputs: tuple[RequestOutput, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkProbe:
+    """What one worker measured of the way to another one.
+
+    Attributes:
+        open_ms: time to make a link.
+        latency_us: of a small message, one way.
+        bytes_per_s: of a large one, acknowledgement included.
+        error: why nothing could be measured, "" when it could.
+    """
+
+    open_ms: float = 0.0
+    latency_us: float = 0.0
+    bytes_per_s: float = 0.0
+    error: str = ""

@@ -20,6 +20,8 @@ interceptor.py       names calls, enters layers, maps errors
 servicer.py          InferenceService
 cluster_servicer.py  ClusterService
 tls.py               the certificate of both doors
+metrics_http.py      /metrics
+link_probes.py       measures the links between workers
 holder.py            who listens on a port
 joining.py           whether a port may be shared
 grpc_server.py       the gRPC server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import logging
 from pathlib import Path
@@ -23,6 +24,8 @@ from services.frontdoor.convert import Converter, ServedModel
 from services.frontdoor.grpc_server import GrpcServer
 from services.frontdoor.health_http import make_app, make_server
 from services.frontdoor.limits import TenantLimiter
+from services.frontdoor.link_probes import LinkProbes
+from services.frontdoor.metrics_http import front_door_samples
 from services.frontdoor.performer import Performer
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
@@ -32,10 +35,13 @@ from services.frontdoor.tokenizer import Tokenizer
 from services.kvcache.block import root_hash
 from services.router.config import RouterConfig
 from services.router.flow import RequestFlow
+from services.telemetry.exporter import Exporter
+from services.telemetry.requests import RequestMetrics
 
 logger = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 0.25
+WATCH_CONTROLLER_EVERY_S = 5.0
 
 
 class FrontDoor:
@@ -74,7 +80,7 @@ class FrontDoor:
         served = load_model(model, Path(model_folder), block_size)
         self.front_door_id = f"frontdoor-{incarnation:x}"
         self._clock = clock
-        handle = ControllerHandle(controller)
+        handle = self._controller = ControllerHandle(controller)
         self._subscriptions = Subscriptions(
             cluster_id, self.front_door_id, incarnation, handle, config.worker_lost_s, clock
         )
@@ -82,14 +88,19 @@ class FrontDoor:
         flow = flow_from_header(built)
         self._log_file = None if decision_log is None else open_log(Path(decision_log), self.front_door_id)
         log = None if self._log_file is None else DecisionLog(self._log_file.write, flow, "flow", built)
+        exporter = Exporter("frontdoor")
+        observer = RequestMetrics(exporter, served.name)
         self._performer = Performer(
-            flow, self._subscriptions, clock, self.front_door_id, config.max_running_requests, log
+            flow, self._subscriptions, clock, self.front_door_id, config.max_running_requests, log, observer
         )
+        exporter.add_source(lambda: front_door_samples(self._performer, clock))
         converter = Converter(served, config, self.front_door_id)
         self._reload_every_s = config.reload_every_s
         self._authenticator, limiter = Authenticator(config.auth), TenantLimiter(clock)
         self._tls = None if config.tls is None else ServerTls(config.tls)
-        cluster = self._cluster = ClusterServicer(self._performer, handle, clock, cluster_id, version, served.name)
+        probes = LinkProbes(self._subscriptions, lambda: self._performer.flow.view.workers)
+        about = (clock, cluster_id, version, served.name)
+        cluster = self._cluster = ClusterServicer(self._performer, handle, *about, probes)
         grpc_server = GrpcServer(
             config,
             InferenceServicer(self._performer, converter, served),
@@ -101,7 +112,8 @@ class FrontDoor:
             self._tls,
         )
         http = make_server(
-            make_app(cluster.ready, cluster_id, version), None if self._tls is None else self._tls.ssl_context()
+            make_app(cluster.ready, cluster_id, version, exporter),
+            None if self._tls is None else self._tls.ssl_context(),
         )
         self._servers = Servers(config, grpc_server, http, cluster_id)
         self._tasks: list[asyncio.Task[None]] = []
@@ -142,6 +154,7 @@ class FrontDoor:
             asyncio.create_task(self._subscriptions.run(self._performer)),
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._reload()),
+            asyncio.create_task(self._watch_controller()),
         ]
 
     async def check_health(self) -> None:
@@ -181,6 +194,13 @@ class FrontDoor:
             if self._tls is not None:
                 await asyncio.to_thread(self._tls.reload)
 
+    async def _watch_controller(self) -> None:
+        """Keep known where the controller's metrics are; a controller that is gone has them elsewhere later."""
+        while True:
+            with contextlib.suppress(Exception):  # one that does not answer is told by whoever needs it
+                self._cluster.controller_metrics = await self._controller.metrics_address()
+            await asyncio.sleep(WATCH_CONTROLLER_EVERY_S)
+
 
 def flow_header(front_door: str, router: RouterConfig, block_size: int) -> dict[str, Any]:
     """What a decision log needs to build the same request flow again."""
@@ -208,6 +228,11 @@ class ControllerHandle:
         """All workers that are ready."""
         found: list[WorkerInfo] = await self._handle.list_workers.remote()
         return found
+
+    async def metrics_address(self) -> str:
+        """host:port of the controller's /metrics, "" when it has none."""
+        address: str = await self._handle.metrics_address.remote()
+        return address
 
     async def status(self) -> ControllerStatus:
         """Every wanted worker and its state."""

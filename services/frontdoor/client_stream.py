@@ -22,6 +22,7 @@ from services.core.errors import (
 from services.core.request import FinishReason, Request, WorkerRef
 from services.core.timeline import MarkKind, Timeline
 from services.frontdoor.stream import TokenStream
+from services.telemetry.requests import RequestEnd
 
 MAX_PENDING_TOKENS = 4096
 """Tokens that may wait for a client that does not read; above it the request is ended."""
@@ -146,6 +147,19 @@ class ClientStream:
         """End the stream with an error; the first one counts."""
         self._error = self._error or error
         self._news.set()
+
+    def ended(self, error: TriptychError | None) -> RequestEnd:
+        """What is told of this request, now that it is over."""
+        end = self.tokens.end
+        finish = end.finish if error is None and end is not None else None
+        return RequestEnd(
+            request_id=self.request.request_id,
+            timeline=self.timeline,
+            prompt_tokens=len(self.request.prompt),
+            cached_tokens=self.tokens.cached_tokens,
+            finish=finish,
+            reason="" if error is None else error.reason,
+        )
 
     async def _wait(self) -> None:
         await self._news.wait()

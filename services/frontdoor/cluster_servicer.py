@@ -16,10 +16,12 @@ from services.core.errors import (
     NotFoundError,
     OverloadedError,
     UnavailableError,
+    UnsupportedError,
 )
 from services.frontdoor.call import REQUEST_ID_KEY, current_call
 from services.frontdoor.client_stream import RETRY
 from services.frontdoor.interceptor import Context
+from services.frontdoor.link_probes import DEFAULT_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES, LinkProbes
 from services.frontdoor.performer import Performer
 from services.pb import cluster_pb2 as pb
 from services.pb import cluster_pb2_grpc
@@ -66,6 +68,10 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
 
     Args:
         model: name of the served model.
+        probes: measures links; None where workers cannot be reached.
+
+    Attributes:
+        controller_metrics: host:port of the controller's /metrics, "" while nobody knows.
     """
 
     def __init__(
@@ -76,9 +82,12 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         cluster_id: str,
         version: str,
         model: str,
+        probes: LinkProbes | None = None,
     ) -> None:
+        self.controller_metrics = ""
         self._performer = performer
         self._controller = controller
+        self._probes = probes
         self._clock = clock
         self._watchers = 0
         self._about = {
@@ -94,6 +103,22 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         hosted = {role for worker in workers if not worker.report.draining for role in worker.report.roles}
         return not self._performer.draining and hosted.issuperset(NEEDED_ROLES)
 
+    async def ProbeLinks(self, request: pb.ProbeLinksRequest, context: Context) -> AsyncIterator[pb.ProbeLinksResponse]:
+        """Every pair, as it is measured."""
+        if request.payload_bytes > MAX_PAYLOAD_BYTES:
+            raise InvalidRequestError("payload_bytes", f"{request.payload_bytes} is above {MAX_PAYLOAD_BYTES}")
+        if self._probes is None:
+            raise UnsupportedError("this front door reaches no workers")
+        async for sender, receiver, probe in self._probes.run(request.payload_bytes or DEFAULT_PAYLOAD_BYTES):
+            yield pb.ProbeLinksResponse(
+                sender=sender,
+                receiver=receiver,
+                error=probe.error,
+                open_ms=probe.open_ms,
+                latency_us=probe.latency_us,
+                bytes_per_s=probe.bytes_per_s,
+            )
+
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         """The last reports."""
         workers = self._performer.flow.view.workers
@@ -102,6 +127,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             ready=self.ready(),
             running_requests=self._performer.num_running,
             counters=self._performer.flow.placements | self._performer.flow.moves,
+            metrics_address=self.controller_metrics,
             workers=[self._worker(workers[worker_id]) for worker_id in sorted(workers)],
         )
 
@@ -187,6 +213,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             links=report.links,
             threads=report.threads,
             sockets=report.sockets,
+            metrics_address=report.metrics_address,
             report_age_ms=age_ns // NS_PER_MS,
             dispatches=self._performer.dispatches(report.source),
         )

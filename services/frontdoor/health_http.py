@@ -13,12 +13,18 @@ import uvicorn
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from services.frontdoor.metrics_http import add_metrics
+from services.telemetry.exporter import Exporter
 
-def make_app(ready: Callable[[], bool], cluster_id: str, version: str) -> fastapi.FastAPI:
+
+def make_app(
+    ready: Callable[[], bool], cluster_id: str, version: str, exporter: Exporter | None = None
+) -> fastapi.FastAPI:
     """The application.
 
     Args:
         ready: whether a request sent now would find workers.
+        exporter: what /metrics shows; None: there is no such path.
     """
     app = fastapi.FastAPI(title="Triptych", version=version, docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -42,6 +48,8 @@ def make_app(ready: Callable[[], bool], cluster_id: str, version: str) -> fastap
     app.add_api_route("/readyz", readiness, methods=["GET"])
     app.add_api_route("/livez", liveness, methods=["GET"])
     app.add_api_route("/version", about, methods=["GET"])
+    if exporter is not None:
+        add_metrics(app, exporter)
     app.add_exception_handler(HTTPException, failed)
     return app
 

@@ -52,6 +52,7 @@ from services.frontdoor.client_stream import (
 from services.frontdoor.sampling import MAX_CHOICES, choice_ids
 from services.frontdoor.stream import GOOD_ENDS
 from services.router.flow import RequestFlow
+from services.telemetry.requests import RequestMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Performer:
         front_door: id of this front door; the source of local events.
         max_running: requests in flight before new ones are refused.
         log: decision log, or None.
+        observer: is told of requests that ended or were refused, or None.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Performer:
         front_door: str,
         max_running: int,
         log: DecisionLog | None = None,
+        observer: RequestMetrics | None = None,
     ) -> None:
         self.flow = flow
         self.front_door = front_door
@@ -96,6 +99,7 @@ class Performer:
         self._clock = clock
         self._max_running = max_running
         self._log = log
+        self._observer = observer
         self._pid = os.getpid()
         self._streams: dict[str, ClientStream] = {}
         self._dispatches: dict[WorkerRef, int] = {}
@@ -121,13 +125,11 @@ class Performer:
             OverloadedError: too many requests are in flight.
             DuplicateRequestError: a request of this id is running.
         """
-        if self.draining:
-            raise UnavailableError("this front door is stopping; send again", reason="DRAINING", metadata=RETRY.copy())
-        if any(name in self._streams for name in choice_ids(request.request_id, MAX_CHOICES)):
-            raise DuplicateRequestError(f"request_id {request.request_id} is running; choose another id")
-        if len(self._streams) >= self._max_running:
-            message = f"{self._max_running} requests are in flight here; send again later"
-            raise OverloadedError(message, reason="TOO_MANY_REQUESTS", metadata=RETRY.copy())
+        try:
+            self._check_room(request)
+        except TriptychError as error:
+            self._refused(error.reason)
+            raise
         stream = ClientStream(request, deadline_ns, self._abandon, news)
         stream.timeline.add(MarkKind.RECEIVED, received_ns, self.front_door, self._pid)
         self._streams[request.request_id] = stream
@@ -135,6 +137,15 @@ class Performer:
         stream.overdue = asyncio.get_running_loop().call_later(max(wait_s, 0.0), self._overdue, stream)
         self._feed(Submit(self.front_door, request, deadline_ns))
         return stream
+
+    def _check_room(self, request: Request) -> None:
+        if self.draining:
+            raise UnavailableError("this front door is stopping; send again", reason="DRAINING", metadata=RETRY.copy())
+        if any(name in self._streams for name in choice_ids(request.request_id, MAX_CHOICES)):
+            raise DuplicateRequestError(f"request_id {request.request_id} is running; choose another id")
+        if len(self._streams) >= self._max_running:
+            message = f"{self._max_running} requests are in flight here; send again later"
+            raise OverloadedError(message, reason="TOO_MANY_REQUESTS", metadata=RETRY.copy())
 
     def cancel(self, request_id: str, tenant: str | None = None) -> bool:
         """End all outputs of a running request; they raise CancelledError. False when there is no such request.
@@ -234,6 +245,7 @@ class Performer:
             case CancelRemote():
                 self._spawn(self._cancel_remote(action))
             case Reject():
+                self._refused(action.reason)
                 self._end(action.request_id, rejection(action))
             case _:
                 raise AssertionError(f"a front door cannot perform {action}")
@@ -304,7 +316,13 @@ class Performer:
             stream.timeline.add(MarkKind.FINISHED, self._clock.now_ns(), self.front_door, self._pid)
         if error is not None:
             stream.fail(error)
+        if self._observer is not None:
+            self._observer.ended(stream.ended(error))
         return True
+
+    def _refused(self, reason: str) -> None:
+        if self._observer is not None:
+            self._observer.refused(reason)
 
     # --- timer and tasks ----------------------------------------------------------------------------------------
 

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import RayActorError
 
-from services.core.actions import Cancel
+from services.core.actions import Cancel, LinkRole
 from services.core.clock import NS_PER_S, Clock
 from services.core.errors import UnavailableError
 from services.core.request import Request, WorkerRef
-from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name, pack, unpack
+from services.core.wire import NAMESPACE, LinkProbe, StreamItem, WorkerInfo, actor_name, pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -200,12 +200,23 @@ class Subscriptions:
         """
         await self._call(to, "cancel", event)
 
-    async def _call(self, to: WorkerRef, method: str, *arguments: object) -> None:
+    async def probe_link(
+        self, worker: WorkerRef, role: LinkRole, name: str, store_address: str, payload_bytes: int
+    ) -> LinkProbe:
+        """Let a worker take one end of a probe.
+
+        Raises:
+            UnavailableError: the process is gone.
+        """
+        found: LinkProbe = await self._call(worker, "probe_link", role, name, store_address, payload_bytes)
+        return found
+
+    async def _call(self, to: WorkerRef, method: str, *arguments: object) -> Any:
         subscription = self._live.get(to.worker_id)
         if subscription is None or subscription.worker != to:
             raise UnavailableError(f"{to.worker_id} is gone")
         try:
-            await getattr(subscription.actor, method).remote(*arguments)
+            return await getattr(subscription.actor, method).remote(*arguments)
         except RayActorError as error:
             raise UnavailableError(f"{to.worker_id} died: {first_line(error)}") from error
 

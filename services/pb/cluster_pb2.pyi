@@ -31,7 +31,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("id", "role", "pool", "pid", "incarnation", "draining", "kv_blocks_total", "kv_blocks_used", "kv_blocks_cached", "queued_prefill_tokens", "running_decodes", "leases", "transfers", "tasks", "waiting_offers", "back_pressure", "counters", "links", "threads", "sockets", "report_age_ms", "dispatches")
+    __slots__ = ("id", "role", "pool", "pid", "incarnation", "draining", "kv_blocks_total", "kv_blocks_used", "kv_blocks_cached", "queued_prefill_tokens", "running_decodes", "leases", "transfers", "tasks", "waiting_offers", "back_pressure", "counters", "links", "threads", "sockets", "metrics_address", "report_age_ms", "dispatches")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,7 @@ class WorkerStatus(_message.Message):
     LINKS_FIELD_NUMBER: _ClassVar[int]
     THREADS_FIELD_NUMBER: _ClassVar[int]
     SOCKETS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     REPORT_AGE_MS_FIELD_NUMBER: _ClassVar[int]
     DISPATCHES_FIELD_NUMBER: _ClassVar[int]
     id: str
@@ -81,12 +82,13 @@ class WorkerStatus(_message.Message):
     links: int
     threads: int
     sockets: int
+    metrics_address: str
     report_age_ms: int
     dispatches: int
-    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., pool: _Optional[str] = ..., pid: _Optional[int] = ..., incarnation: _Optional[int] = ..., draining: _Optional[bool] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_cached: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., running_decodes: _Optional[int] = ..., leases: _Optional[int] = ..., transfers: _Optional[int] = ..., tasks: _Optional[int] = ..., waiting_offers: _Optional[int] = ..., back_pressure: _Optional[str] = ..., counters: _Optional[_Mapping[str, int]] = ..., links: _Optional[int] = ..., threads: _Optional[int] = ..., sockets: _Optional[int] = ..., report_age_ms: _Optional[int] = ..., dispatches: _Optional[int] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., pool: _Optional[str] = ..., pid: _Optional[int] = ..., incarnation: _Optional[int] = ..., draining: _Optional[bool] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_cached: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., running_decodes: _Optional[int] = ..., leases: _Optional[int] = ..., transfers: _Optional[int] = ..., tasks: _Optional[int] = ..., waiting_offers: _Optional[int] = ..., back_pressure: _Optional[str] = ..., counters: _Optional[_Mapping[str, int]] = ..., links: _Optional[int] = ..., threads: _Optional[int] = ..., sockets: _Optional[int] = ..., metrics_address: _Optional[str] = ..., report_age_ms: _Optional[int] = ..., dispatches: _Optional[int] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("cluster_id", "version", "model", "front_door", "ready", "running_requests", "counters", "workers")
+    __slots__ = ("cluster_id", "version", "model", "front_door", "ready", "running_requests", "counters", "workers", "metrics_address")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +104,7 @@ class GetStatusResponse(_message.Message):
     RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     version: str
     model: str
@@ -110,7 +113,30 @@ class GetStatusResponse(_message.Message):
     running_requests: int
     counters: _containers.ScalarMap[str, int]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
-    def __init__(self, cluster_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., front_door: _Optional[str] = ..., ready: _Optional[bool] = ..., running_requests: _Optional[int] = ..., counters: _Optional[_Mapping[str, int]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ...) -> None: ...
+    metrics_address: str
+    def __init__(self, cluster_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., front_door: _Optional[str] = ..., ready: _Optional[bool] = ..., running_requests: _Optional[int] = ..., counters: _Optional[_Mapping[str, int]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., metrics_address: _Optional[str] = ...) -> None: ...
+
+class ProbeLinksRequest(_message.Message):
+    __slots__ = ("payload_bytes",)
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    payload_bytes: int
+    def __init__(self, payload_bytes: _Optional[int] = ...) -> None: ...
+
+class ProbeLinksResponse(_message.Message):
+    __slots__ = ("sender", "receiver", "error", "open_ms", "latency_us", "bytes_per_s")
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    OPEN_MS_FIELD_NUMBER: _ClassVar[int]
+    LATENCY_US_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    sender: str
+    receiver: str
+    error: str
+    open_ms: float
+    latency_us: float
+    bytes_per_s: float
+    def __init__(self, sender: _Optional[str] = ..., receiver: _Optional[str] = ..., error: _Optional[str] = ..., open_ms: _Optional[float] = ..., latency_us: _Optional[float] = ..., bytes_per_s: _Optional[float] = ...) -> None: ...
 
 class WatchEventsRequest(_message.Message):
     __slots__ = ("after_sequence",)

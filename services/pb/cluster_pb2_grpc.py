@@ -56,6 +56,11 @@ class ClusterServiceStub:
                 request_serializer=services_dot_pb_dot_cluster__pb2.ScalePoolRequest.SerializeToString,
                 response_deserializer=services_dot_pb_dot_cluster__pb2.ScalePoolResponse.FromString,
                 _registered_method=True)
+        self.ProbeLinks = channel.unary_stream(
+                '/triptych.v1.ClusterService/ProbeLinks',
+                request_serializer=services_dot_pb_dot_cluster__pb2.ProbeLinksRequest.SerializeToString,
+                response_deserializer=services_dot_pb_dot_cluster__pb2.ProbeLinksResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer:
@@ -95,6 +100,14 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProbeLinks(self, request, context):
+        """ProbeLinks measures the way between workers, for every pair that may hand over KV cache, one after the other. It
+        takes about a second a pair and delays running requests a little. A pair that fails is told in its message.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -117,6 +130,11 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.ScalePool,
                     request_deserializer=services_dot_pb_dot_cluster__pb2.ScalePoolRequest.FromString,
                     response_serializer=services_dot_pb_dot_cluster__pb2.ScalePoolResponse.SerializeToString,
+            ),
+            'ProbeLinks': grpc.unary_stream_rpc_method_handler(
+                    servicer.ProbeLinks,
+                    request_deserializer=services_dot_pb_dot_cluster__pb2.ProbeLinksRequest.FromString,
+                    response_serializer=services_dot_pb_dot_cluster__pb2.ProbeLinksResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -229,6 +247,33 @@ class ClusterService:
             '/triptych.v1.ClusterService/ScalePool',
             services_dot_pb_dot_cluster__pb2.ScalePoolRequest.SerializeToString,
             services_dot_pb_dot_cluster__pb2.ScalePoolResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProbeLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/triptych.v1.ClusterService/ProbeLinks',
+            services_dot_pb_dot_cluster__pb2.ProbeLinksRequest.SerializeToString,
+            services_dot_pb_dot_cluster__pb2.ProbeLinksResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,6 +3,6 @@
 Files in reading order: config (what a worker is started with), assemble (spec to state machine; pure), step_thread
 (runs torch), links (runs KV links), peers (control messages), peer_server and peer_calls (the sockets they go by),
 subscriptions (token streams), core_ledger and lent_cores (cores of idle workers for decode steps), faults (test hooks),
-performer (events in, actions performed), usage (threads and sockets), process (all parts wired), actor (the Ray actor
-class).
+performer (events in, actions performed), usage (threads and sockets), link_probe (measures the way to another worker),
+process (all parts wired), actor (the Ray actor class).
 """

@@ -9,10 +9,11 @@ import os
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from services.core.actions import Cancel, Drain, Submit, WorkerReport
+from services.core.actions import Cancel, Drain, LinkRole, Submit, WorkerReport
 from services.core.clock import NS_PER_S, WallClock
 from services.core.errors import UnavailableError
-from services.core.wire import PeerAddress, WorkerInfo, pack, unpack
+from services.core.wire import LinkProbe, PeerAddress, WorkerInfo, pack, unpack
+from services.telemetry.logs import configure as configure_logs
 from services.worker.config import WorkerSpec
 from services.worker.peer_calls import ActorDirectory, PeerChannels
 
@@ -46,6 +47,7 @@ class WorkerActor:
 
     async def _load(self) -> WorkerProcess:
         # Imported here and in a thread: torch takes seconds, and whoever only launches this class does without it.
+        configure_logs(self._spec.telemetry, self._spec.pool, self._spec.worker_id)
         process = await asyncio.to_thread(importlib.import_module, "services.worker.process")
         runner = await asyncio.to_thread(process.load, self._spec)
         channels = PeerChannels(ActorDirectory(self._spec.cluster_id))
@@ -103,6 +105,10 @@ class WorkerActor:
     async def acknowledge(self, front_door: str, incarnation: int, sequence: int) -> bool:
         """A front door's heartbeat; False when it must subscribe anew."""
         return self._running().subscriptions.acknowledge(front_door, incarnation, sequence)
+
+    async def probe_link(self, role: LinkRole, name: str, store_address: str, payload_bytes: int) -> LinkProbe:
+        """Take one end of a probe of the way between two workers."""
+        return await self._running().probe_link(role, name, store_address, payload_bytes)
 
     # --- other workers ----------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from services.decode.config import DecodeConfig
 from services.kvcache.config import CacheConfig, TransferConfig
 from services.prefill.config import PrefillConfig
 from services.scheduling.config import SchedulerConfig
+from services.telemetry.config import TelemetryConfig
 
 
 class WorkerConfig(Strict):
@@ -41,5 +42,6 @@ class WorkerSpec(Strict):
     prefill: PrefillConfig = PrefillConfig()
     decode: DecodeConfig = DecodeConfig()
     worker: WorkerConfig = WorkerConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     testing: TestingConfig = TestingConfig()
     decision_log: str | None = Field(None, description="Folder for this worker's decision log; None: off.")

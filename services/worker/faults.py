@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from services.core.errors import ConfigError
 
-POINTS = ("sending", "receiving", "offered", "granted", "committed", "released", "aborted", "token", "step")
+POINTS = ("sending", "receiving", "offered", "granted", "committed", "released", "aborted", "token", "step", "probing")
 FAULTS = ("kill", "stop", "stall", "drop", "corrupt", "store-death")
 KEY = "testing.fault"
 

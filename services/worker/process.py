@@ -15,14 +15,17 @@ from services.core.peer import LinkKey
 from services.core.ports import Runner
 from services.core.request import WorkerRef
 from services.core.seeds import new_incarnation
-from services.core.wire import WorkerInfo
+from services.core.wire import LinkProbe, WorkerInfo
 from services.engine.kv_link import GlooLink, StoreServer
 from services.engine.model_runner import ModelRunner, load_runner
+from services.telemetry.exporter import Exporter, MetricsTarget
+from services.telemetry.workers import worker_samples
 from services.worker.assemble import build_worker_core, log_header
 from services.worker.config import WorkerSpec
 from services.worker.core_ledger import CoreLedger
 from services.worker.faults import Faults
 from services.worker.lent_cores import LentCores
+from services.worker.link_probe import probe_link
 from services.worker.links import Links
 from services.worker.peer_server import PeerServer
 from services.worker.peers import PeerCall, Peers
@@ -73,6 +76,7 @@ class WorkerProcess:
         self.me = WorkerRef(spec.worker_id, new_incarnation())
         self._clock = WallClock()
         self._report_sequence = 0
+        self._last_report: WorkerReport | None = None
         self._usage = Usage(self._clock)
         self._log_file: TextIO | None = None
         self.faults = Faults(spec.worker_id, spec.testing.fault, spec.testing.enabled)
@@ -90,6 +94,7 @@ class WorkerProcess:
         self.performer = WorkerPerformer(self.core, self._clock, spec.worker_id, self, log, spec.testing.enabled)
         self.subscriptions = Subscriptions(self.me, spec.worker, self._clock, self._report, self._front_door_lost)
         self.peer_server = PeerServer(self.me, self.performer.feed)
+        self._metrics = self._serve_metrics()
         self._links = Links(self.me, self.performer.feed_threadsafe, self._make_link)
         self._pool, self._progress = runner.pool, runner.progress
         steps = with_lent_cores(spec, runner)
@@ -106,8 +111,21 @@ class WorkerProcess:
     def _make_link(self, key: LinkKey, role: LinkRole, store_address: str) -> GlooLink:
         return GlooLink(key, role, store_address, self._pool, self.spec.worker.host, self.hit, self._progress)
 
+    async def probe_link(self, role: LinkRole, name: str, store_address: str, payload_bytes: int) -> LinkProbe:
+        """One end of a probe (see link_probe.py)."""
+        return await probe_link(role, name, store_address, self.spec.worker.host, payload_bytes, self.hit)
+
     def _front_door_lost(self, front_door: str) -> None:
         self.performer.feed(FrontDoorLost(self.me.worker_id, front_door))
+
+    def _serve_metrics(self) -> MetricsTarget | None:
+        """Show the last report, which is a second old at most, in a thread of its own."""
+        ports = self.spec.telemetry.metrics_ports
+        if ports is None:
+            return None
+        exporter = Exporter("worker")
+        exporter.add_source(lambda: () if self._last_report is None else worker_samples(self._last_report))
+        return exporter.serve(self.spec.worker.host, ports)
 
     def info(self) -> WorkerInfo:
         """What the controller tells others of this worker."""
@@ -116,7 +134,7 @@ class WorkerProcess:
     def _report(self, dispatch_sequence: int) -> WorkerReport:
         self._report_sequence += 1
         usage = self._usage.counts()
-        return WorkerReport(
+        self._last_report = WorkerReport(
             source=self.me,
             pid=os.getpid(),
             pool=self.spec.pool,
@@ -129,8 +147,10 @@ class WorkerProcess:
             links=self._links.active(),
             threads=usage.threads,
             sockets=usage.sockets,
+            metrics_address=self._metrics.address if self._metrics is not None else "",
             **asdict(self.core.load()),
         )
+        return self._last_report
 
     def report(self) -> WorkerReport:
         """The report that answers the controller's heartbeat."""
@@ -140,6 +160,8 @@ class WorkerProcess:
         """End streams, links, the step thread and the store."""
         self.subscriptions.close()
         self.peer_server.close()
+        if self._metrics is not None:
+            self._metrics.close()
         self._links.shutdown()
         self._steps.stop()
         self.store.close()

@@ -22,12 +22,15 @@ from services.frontdoor.convert import Converter
 from services.frontdoor.grpc_server import GrpcServer
 from services.frontdoor.health_http import make_app, make_server
 from services.frontdoor.limits import TenantLimiter
+from services.frontdoor.metrics_http import front_door_samples
 from services.frontdoor.performer import Performer
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
 from services.frontdoor.tls import ServerTls
 from services.pb import cluster_pb2_grpc, inference_pb2_grpc
 from services.pb import inference_pb2 as pb
+from services.telemetry.exporter import Exporter
+from services.telemetry.requests import RequestMetrics
 from tests.api.worker_host import FakeHost
 from tests.unit.frontdoor.fakes import BOTH, FakeFlow, FakeWorkers
 from tests.unit.frontdoor.vocabularies import byte_level_folder
@@ -62,7 +65,10 @@ async def serving(folder: Path, cluster_id: str = "test", **settings: object) ->
     """Servers that are up, with a prefill and a decode worker that have reported."""
     config = FrontDoorConfig(**{"grpc_port": 0, "http_port": 0, **settings})
     clock, flow, workers = WallClock(), FakeFlow(), FakeWorkers()
-    performer = Performer(flow, workers, clock, "frontdoor-1", config.max_running_requests)
+    exporter = Exporter("frontdoor")
+    observer = RequestMetrics(exporter, "tiny")
+    performer = Performer(flow, workers, clock, "frontdoor-1", config.max_running_requests, observer=observer)
+    exporter.add_source(lambda: front_door_samples(performer, clock))
     workers.performer = performer
     model = load_model(ModelConfig(path="tiny", dtype="float32"), byte_level_folder(folder), 16)
     inference = InferenceServicer(performer, Converter(model, config, "frontdoor-1"), model)
@@ -78,7 +84,7 @@ async def serving(folder: Path, cluster_id: str = "test", **settings: object) ->
     authenticator, limiter = Authenticator(config.auth), TenantLimiter(clock)
     tls = None if config.tls is None else ServerTls(config.tls)
     grpc_server = GrpcServer(config, inference, cluster, cluster_id, authenticator, limiter, clock, tls)
-    http = make_server(make_app(cluster.ready, cluster_id, "1.2.3"), tls and tls.ssl_context())
+    http = make_server(make_app(cluster.ready, cluster_id, "1.2.3", exporter), tls and tls.ssl_context())
     servers = Servers(config, grpc_server, http, cluster_id)
     workers.report(*BOTH)
     await servers.start()

@@ -26,6 +26,8 @@ from services.pb import inference_pb2, inference_pb2_grpc
 
 TRIPTYCH = str(Path(sys.executable).with_name("triptych"))
 START_TIMEOUT_S = 120.0
+SERVED = ("status", "top", "chat", "drain", "scale")
+"""Commands that speak to a running cluster."""
 
 
 def free_port() -> int:
@@ -136,8 +138,8 @@ class Cluster:
 
     def cli(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run another `triptych` command against this cluster."""
-        options = ["--config", str(self.config_file)] if arguments[0] == "down" else []
-        options += ["--server", f"127.0.0.1:{self.grpc_port}"] if arguments[0] in ("status", "chat") else []
+        options = ["--config", str(self.config_file)] if arguments[0] in ("down", "doctor") else []
+        options += ["--server", f"127.0.0.1:{self.grpc_port}"] if arguments[0] in SERVED else []
         return subprocess.run(
             [TRIPTYCH, *arguments, *options], capture_output=True, text=True, timeout=timeout_s, check=False
         )

@@ -1,0 +1,35 @@
+"""The front door's /metrics: its own requests, and every worker as its last report has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import fastapi
+
+from services.core.clock import NS_PER_S, Clock
+from services.frontdoor.performer import Performer
+from services.telemetry import metrics
+from services.telemetry.exporter import Exporter, Sample
+from services.telemetry.workers import split_label, worker_labels, worker_samples
+
+
+def add_metrics(app: fastapi.FastAPI, exporter: Exporter) -> None:
+    """Mount /metrics on an application; it needs no API key, as scrapers have none."""
+
+    async def show(request: fastapi.Request) -> fastapi.Response:
+        body, content_type = exporter.text(request.headers.get("accept"))
+        return fastapi.Response(body, headers={"content-type": content_type})
+
+    app.add_api_route("/metrics", show, methods=["GET"], include_in_schema=False)
+
+
+def front_door_samples(performer: Performer, clock: Clock) -> Iterator[Sample]:
+    """What one front door sees at this moment."""
+    yield Sample(metrics.RUNNING, (), performer.num_running)
+    for metric, counts in ((metrics.ROUTE_DECISIONS, performer.flow.placements), (metrics.MOVES, performer.flow.moves)):
+        for label, count in counts.items():
+            yield Sample(metric, split_label(label), count)
+    for worker in performer.flow.view.workers.values():
+        yield from worker_samples(worker.report)
+        age_ns = max(clock.now_ns() - worker.reported_ns, 0)
+        yield Sample(metrics.REPORT_AGE, worker_labels(worker.report), age_ns / NS_PER_S)

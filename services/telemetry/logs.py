@@ -1,0 +1,83 @@
+"""Structured logs: every line says which process wrote it, and for which request where there is one.
+
+Prompts, outputs, API keys and tokens are never logged: call sites give ids, counts and reasons.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import TextIO
+
+from services.telemetry.config import TelemetryConfig
+
+ROOT = "services"
+"""Parent of every logger of ours; what libraries log stays with them."""
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def configure(config: TelemetryConfig, role: str, process: str, stream: TextIO | None = None) -> None:
+    """Write this process's log lines to a stream; a second call replaces the first.
+
+    Args:
+        role: what the process is: `prefill`, `decode`, `frontdoor`, `controller`.
+        process: its name: a worker id, a front door's id.
+        stream: stderr when it is None, which Ray keeps in its log folder.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter((JsonLines if config.log_format == "json" else HumanLines)(role, process))
+    logger = logging.getLogger(ROOT)
+    logger.handlers[:] = [handler]
+    logger.setLevel(config.log_level.upper())
+    logger.propagate = False
+
+
+class _Lines(logging.Formatter):
+    """What both formats know of a record."""
+
+    def __init__(self, role: str, process: str) -> None:
+        super().__init__()
+        self._role = role
+        self._process = process
+
+    def _time(self, record: logging.LogRecord) -> str:
+        """RFC 3339, UTC, milliseconds."""
+        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def _extra(self, record: logging.LogRecord) -> dict[str, object]:
+        """Fields that the call site gave with `extra=`."""
+        return {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+
+
+class JsonLines(_Lines):
+    """One JSON object a line: time, level, role, worker, logger, message, the call's fields, exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        fields: dict[str, object] = {
+            "time": self._time(record),
+            "level": record.levelname.lower(),
+            "role": self._role,
+            "worker": self._process,
+            "pid": record.process,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **self._extra(record),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str, ensure_ascii=False)
+
+
+class HumanLines(_Lines):
+    """Time, level, process, message, then the call's fields as key=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, and an exception below it."""
+        extra = "".join(f" {key}={value}" for key, value in self._extra(record).items())
+        name = self._process if self._role in self._process else f"{self._process} ({self._role})"
+        line = f"{self._time(record)} {record.levelname.lower():<7} {name}: {record.getMessage()}{extra}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
