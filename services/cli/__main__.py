@@ -13,7 +13,9 @@ from typing import Annotated
 
 import typer
 
+from services.cli.client import NAME, STATE_FOLDER, find_server
 from services.cli.keys import keys_app
+from services.cli.operate import complete_target, complete_worker
 from services.cli.output import EXIT_CANNOT_START, EXIT_FAILED, EXIT_INTERRUPTED, Output
 from services.cli.settings import load_config, state_folder
 from services.cluster.topology import CLUSTER_VARIABLE, cluster_environment
@@ -47,10 +49,9 @@ ServerOption = Annotated[
     str | None, typer.Option("--server", help="host:port of a front door; default: the cluster that runs here.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+WaitOption = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait until it is so; 0: none.")]
 NameOption = Annotated[str, typer.Option("--name", help="Name of the cluster (cluster.name).")]
 StateOption = Annotated[Path, typer.Option("--state-folder", help="Where state files and models are kept.")]
-NAME = "triptych"
-STATE_FOLDER = Path("~/.triptych")
 
 
 def examples(*lines: str) -> str:
@@ -108,7 +109,6 @@ def status(
     folder: StateOption = STATE_FOLDER,
 ) -> None:
     """Show the workers: role, process, KV blocks, load."""
-    from services.cli.client import find_server
     from services.cli.status import show_status
 
     raise typer.Exit(show_status(Output(), find_server(server, folder.expanduser(), name), as_json))
@@ -124,7 +124,6 @@ def top(
     folder: StateOption = STATE_FOLDER,
 ) -> None:
     """Watch the workers live, as `status` shows them, with the rate of dispatches."""
-    from services.cli.client import find_server
     from services.cli.top import top as run
 
     raise typer.Exit(run(Output(), find_server(server, folder.expanduser(), name), every_s, count, as_json))
@@ -145,6 +144,41 @@ def down(
         raise typer.Exit(end_all(Output(), as_json))
     complete = load_config(config, assign or [])
     raise typer.Exit(end_named(Output(), state_folder(complete), complete.cluster.name, now, as_json))
+
+
+@app.command(epilog=examples("triptych drain decode-1", "triptych drain prefill-0 --wait 0 --json"))
+def drain(
+    worker: Annotated[str, typer.Argument(help="Id, as `triptych status` shows it.", autocompletion=complete_worker)],
+    wait_s: WaitOption = 60.0,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    name: NameOption = NAME,
+    folder: StateOption = STATE_FOLDER,
+) -> None:
+    """Take a worker out of its pool: it finishes its requests, ends, and is not replaced."""
+    from services.cli.operate import drain as run
+
+    raise typer.Exit(run(Output(), find_server(server, folder.expanduser(), name), worker, wait_s, as_json))
+
+
+@app.command(epilog=examples("triptych scale decode=2", "triptych scale prefill=2 decode=4 --wait 0"))
+def scale(
+    targets: Annotated[
+        list[str],
+        typer.Argument(metavar="ROLE=N...", help="Pools and their sizes.", autocompletion=complete_target),
+    ],
+    wait_s: WaitOption = 120.0,
+    as_json: JsonOption = False,
+    server: ServerOption = None,
+    name: NameOption = NAME,
+    folder: StateOption = STATE_FOLDER,
+) -> None:
+    """Set how many workers a pool has; superfluous ones finish their requests first."""
+    from services.cli.operate import parse_target
+    from services.cli.operate import scale as run
+
+    wanted = [parse_target(text) for text in targets]
+    raise typer.Exit(run(Output(), find_server(server, folder.expanduser(), name), wanted, wait_s, as_json))
 
 
 @app.command(
@@ -195,7 +229,6 @@ def chat(
     """Ask the model: streams the answer, then shows TTFT and tokens per second."""
     from services.cli.chat import ChatOptions
     from services.cli.chat import chat as run
-    from services.cli.client import find_server
 
     where = find_server(server, folder.expanduser(), name)
     options = ChatOptions(where, system, temperature, max_tokens, seed, timeline, as_json)

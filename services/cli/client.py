@@ -15,6 +15,9 @@ from services.core.errors import TriptychError
 from services.pb import cluster_pb2, cluster_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 DEFAULT_SERVER = "127.0.0.1:50051"
+NAME = "triptych"
+STATE_FOLDER = Path("~/.triptych")
+"""Of a cluster that was started without saying otherwise."""
 
 
 @dataclass
@@ -112,6 +115,34 @@ def get_status(server: str, timeout_s: float = 5.0) -> cluster_pb2.GetStatusResp
     with _calls(server) as channel:
         stub = cluster_pb2_grpc.ClusterServiceStub(channel)
         answer: cluster_pb2.GetStatusResponse = stub.GetStatus(cluster_pb2.GetStatusRequest(), timeout=timeout_s)
+        return answer
+
+
+def drain_worker(server: str, worker_id: str, timeout_s: float = 10.0) -> cluster_pb2.DrainWorkerResponse:
+    """Begin to take a worker out of its pool.
+
+    Raises:
+        ServerError: there is no such worker, or the cluster does not answer.
+    """
+    with _calls(server) as channel:
+        request = cluster_pb2.DrainWorkerRequest(worker_id=worker_id)
+        answer: cluster_pb2.DrainWorkerResponse = cluster_pb2_grpc.ClusterServiceStub(channel).DrainWorker(
+            request, timeout=timeout_s
+        )
+        return answer
+
+
+def scale_pool(server: str, pool: str, replicas: int, timeout_s: float = 10.0) -> cluster_pb2.ScalePoolResponse:
+    """Begin to give a pool another number of workers.
+
+    Raises:
+        ServerError: there is no such pool or no room, or the cluster does not answer.
+    """
+    with _calls(server) as channel:
+        request = cluster_pb2.ScalePoolRequest(pool=pool, replicas=replicas)
+        answer: cluster_pb2.ScalePoolResponse = cluster_pb2_grpc.ClusterServiceStub(channel).ScalePool(
+            request, timeout=timeout_s
+        )
         return answer
 
 

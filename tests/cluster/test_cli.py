@@ -106,3 +106,18 @@ def test_doctor_measures_links_and_finds_a_dead_store(tiny: Cluster) -> None:
     (finding,) = [each for each in report["findings"] if each["code"] == "link_broken"]
     assert "prefill-0 -> decode-0" in finding["detail"]
     assert "drain" in finding["fix"]
+
+
+def test_scale_starts_workers_and_drain_takes_one_out_for_good(tiny: Cluster) -> None:
+    scaled = answer(tiny, "scale", "decode=2")
+    assert scaled == {"pools": {"decode": ["decode-0", "decode-1"]}, "reached": True}
+    drained = answer(tiny, "drain", "decode-0")
+    assert drained == {"worker": "decode-0", "gone": True, "pool_replicas": 1}
+    assert [worker["id"] for worker in answer(tiny, "status")["workers"]] == ["decode-1", "prefill-0"]
+    assert tiny.generate("still here", max_tokens=4, ignore_eos=True).error is None
+    for arguments, words in ((("drain", "decode-7"), "decode-7"), (("scale", "encode=1"), "encode")):
+        refused = tiny.cli(*arguments)
+        assert refused.returncode == 1, refused.stdout
+        assert words in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert tiny.cli("scale", "decode").returncode == 2
