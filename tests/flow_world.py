@@ -111,7 +111,6 @@ class FlowWorld(World):
         super().__init__(lambda: chance.randrange(20) * MS)
         self.flow = RequestFlow("door", RouterConfig.model_validate(router), BLOCK_SIZE)
         self.clients: dict[str, Client] = {}
-        self.stopped: dict[WorkerRef, list[Event]] = {}
         self.drop_next_message = False
         self.lose_next_item_of: WorkerRef | None = None
         self._blocks = blocks
@@ -204,16 +203,6 @@ class FlowWorld(World):
     def _match(self, link: LinkKey) -> None:
         if link not in self._stalled:
             super()._match(link)
-
-    def _post(self, ref: WorkerRef, post: PostSend | PostReceive) -> None:
-        """A post that nobody answers condemns its link at its timeout."""
-        super()._post(ref, post)
-
-        def overdue() -> None:
-            if post in self._posts.get((ref, post.link), []) and ref not in self.stopped:
-                self.break_link(post.link)
-
-        self.later(post.timeout_ns, overdue)
 
     # --- front door ---------------------------------------------------------------------------------------------
 

@@ -63,6 +63,8 @@ class World:
         self.cores: dict[WorkerRef, WorkerCore] = {}
         self.outputs: list[tuple[WorkerRef, RequestOutput]] = []
         self.fail_next_part: str | None = None
+        self.lose_next_part = False
+        self.stopped: dict[WorkerRef, list[Event]] = {}
         self.messages_lost = False
         self.seen_parts: list[tuple[str, int, int]] = []
         self._delay = delay
@@ -195,6 +197,12 @@ class World:
             return
         self._posts[ref, post.link].append(post)
         self._match(post.link)
+        self.later(post.timeout_ns, lambda: self._overdue(ref, post))
+
+    def _overdue(self, ref: WorkerRef, post: PostSend | PostReceive) -> None:
+        """A post that nobody answered condemns its link at its timeout."""
+        if any(each is post for each in self._posts.get((ref, post.link), [])) and ref not in self.stopped:
+            self.break_link(post.link)
 
     def _match(self, link: LinkKey) -> None:
         sends, receives = self._posts[link.sender, link], self._posts[link.receiver, link]
@@ -204,6 +212,10 @@ class World:
             if identity(sends[0]) != identity(receives[0]):
                 assert self.messages_lost, "both ends derive the same schedule"
                 self.break_link(link)  # as the real one does when it is asked for something else
+                return
+            if self.lose_next_part:  # the sender is done with it, the receiver waits on
+                self.lose_next_part, self.messages_lost = False, True
+                self._answer(link.sender, sends.pop(0), "")
                 return
             send, receive = sends.pop(0), receives.pop(0)
             self.seen_parts.append((send.transfer_id, send.attempt, send.part))

@@ -107,6 +107,8 @@ class ReceiverEnd:
         if is_last:
             transfer.first_token = body.first_token
             transfer.last_part = body.part
+            if transfer.posted:  # the step that computed them is over: they need not wait for that any more
+                transfer.posts_due_ns = now + self._timeout_ns
         transfer.ready_blocks, transfer.in_step = body.num_blocks, body.in_step
         self._step(now, transfer, Input.READY)
         self._complete(now, transfer)

@@ -23,7 +23,8 @@ from tests.cluster.harness import Cluster, wait_for
 WORKERS = ("prefill-0", "prefill-1", "decode-0", "decode-1")
 COUNTS = ("kv_blocks_used", "leases", "transfers", "tasks", "waiting_offers")
 MAX_LINKS = 2  # one to or from each worker of the other role
-MAX_SOCKETS_MORE, MAX_THREADS_MORE = 24, 24
+# A new process has no link yet: two links, store clients and both directions of messages to three peers come later.
+MAX_SOCKETS_MORE, MAX_THREADS_MORE = 32, 24
 """What a worker may hold above its first idle look, links included; a leak of each run would pass it soon."""
 OUTLIVES_S = 2.0
 CLEAN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)

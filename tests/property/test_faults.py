@@ -50,6 +50,11 @@ def drop(world: FlowWorld, ref: WorkerRef) -> None:
     world.drop_next_message = True
 
 
+def lose_bytes(world: FlowWorld, ref: WorkerRef) -> None:
+    """The next part never arrives, and its sender does not notice."""
+    world.lose_next_part = True
+
+
 def lose_item(world: FlowWorld, ref: WorkerRef) -> None:
     """The next item of a worker's stream is lost on the way to the front door."""
     world.lose_next_item_of = ref
@@ -63,6 +68,7 @@ HURTS: dict[str, Hurt] = {
     "stall": hurt_link(lambda world, link: world.stall(link)),  # type: ignore[arg-type]
     "corrupt": corrupt,
     "drop": drop,
+    "lose bytes": lose_bytes,
     "lose item": lose_item,
 }
 

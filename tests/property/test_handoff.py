@@ -101,8 +101,11 @@ def test_without_faults_everything_completes(data: st.DataObject, discipline: Di
         assert [output.finish for output in got][-1] is FinishReason.LENGTH
 
 
-def run_one(discipline: Discipline, prompt: tuple[int, ...] = tuple(range(20)), **fields: object) -> World:
+def run_one(
+    discipline: Discipline, prompt: tuple[int, ...] = tuple(range(20)), lose: bool = False, **fields: object
+) -> World:
     world = World(lambda: MS)
+    world.lose_next_part = lose
     world.add(P, make_core(P, ("prefill",), scheduler={"max_batch_tokens": 8}))
     world.add(D, make_core(D, ("decode",)))
     world.feed(P, Submit("door", make_request("r", prompt, handoff_to=D, discipline=discipline, **fields)))
@@ -115,6 +118,15 @@ def test_an_early_grant_sends_chunks_while_later_ones_are_computed() -> None:
     assert late.seen_parts == [("r/1", 1, 0)]
     assert len(early.seen_parts) == 4, "the grant came during the second of five chunks"
     assert_clean(early)
+
+
+def test_bytes_that_are_lost_are_sent_anew_though_their_part_was_posted_with_a_step() -> None:
+    for tokens in (8, 16, 20, 24, 40):
+        for discipline in Discipline:
+            world = run_one(discipline, tuple(range(tokens)), lose=True)
+            got = [token for _, output in world.outputs for token in output.token_ids]
+            assert got == [token_at("r", tokens + i) for i in range(4)], (tokens, discipline)
+            assert_clean(world)
 
 
 def test_blocks_that_the_receiver_has_are_not_sent_again() -> None:
