@@ -124,7 +124,7 @@ def options(config: FrontDoorConfig) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", milliseconds(limits.keepalive_s)),
         ("grpc.keepalive_timeout_ms", milliseconds(limits.keepalive_timeout_s)),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", milliseconds(limits.min_client_ping_s)),
+        ("grpc.http2.min_ping_interval_without_data_ms", milliseconds(limits.min_client_ping_s)),
         ("grpc.max_connection_age_ms", milliseconds(limits.max_connection_age_s)),
         ("grpc.max_connection_age_grace_ms", milliseconds(limits.max_connection_age_grace_s)),
     ]
