@@ -25,6 +25,7 @@ from services.core.seeds import new_incarnation
 from services.core.wire import WorkerInfo
 from services.engine.checkpoint import read_shape
 from services.frontdoor.app import FrontDoor
+from services.frontdoor.metrics_http import current_request
 from services.telemetry.exporter import Exporter, Sample
 from services.telemetry.logs import configure as configure_logs
 from services.telemetry.workers import pool_samples
@@ -154,7 +155,7 @@ class FrontDoorReplica:
             block_size=complete.cache.block_size_tokens,
             decision_log=complete.record.folder,
         )
-        configure_logs(complete.telemetry, FRONT_DOOR, self._door.front_door_id)
+        configure_logs(complete.telemetry, FRONT_DOOR, self._door.front_door_id, context=current_request)
         await self._door.start()
 
     async def ready_workers(self) -> int:

@@ -25,7 +25,7 @@ from services.frontdoor.grpc_server import GrpcServer
 from services.frontdoor.health_http import make_app, make_server
 from services.frontdoor.limits import TenantLimiter
 from services.frontdoor.link_probes import LinkProbes
-from services.frontdoor.metrics_http import front_door_samples
+from services.frontdoor.metrics_http import count_calls, front_door_samples
 from services.frontdoor.performer import Performer
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
@@ -110,6 +110,7 @@ class FrontDoor:
             limiter,
             clock,
             self._tls,
+            (count_calls(exporter, "grpc"),),
         )
         http = make_server(
             make_app(cluster.ready, cluster_id, version, exporter),

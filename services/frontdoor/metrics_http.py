@@ -1,12 +1,13 @@
-"""The front door's /metrics: its own requests, and every worker as its last report has it."""
+"""The front door's /metrics: its own calls and requests, and every worker as its last report has it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import fastapi
 
 from services.core.clock import NS_PER_S, Clock
+from services.frontdoor.call import Call, current_call
 from services.frontdoor.performer import Performer
 from services.telemetry import metrics
 from services.telemetry.exporter import Exporter, Sample
@@ -21,6 +22,21 @@ def add_metrics(app: fastapi.FastAPI, exporter: Exporter) -> None:
         return fastapi.Response(body, headers={"content-type": content_type})
 
     app.add_api_route("/metrics", show, methods=["GET"], include_in_schema=False)
+
+
+def count_calls(exporter: Exporter, door: str) -> Callable[[Call, str, int], None]:
+    """An observer (see layers.py) that counts every call of one door: `grpc` or `http`."""
+
+    def observe(call: Call, code: str, now: int) -> None:
+        exporter.count(metrics.CALLS, (door, call.method, code))
+
+    return observe
+
+
+def current_request() -> dict[str, str]:
+    """The id of the call that the running task serves, for log lines."""
+    call = current_call.get(None)
+    return {} if call is None else {"request_id": call.request_id}
 
 
 def front_door_samples(performer: Performer, clock: Clock) -> Iterator[Sample]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -19,16 +20,23 @@ ROOT = "services"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def configure(config: TelemetryConfig, role: str, process: str, stream: TextIO | None = None) -> None:
+def configure(
+    config: TelemetryConfig,
+    role: str,
+    process: str,
+    stream: TextIO | None = None,
+    context: Callable[[], Mapping[str, object]] = dict,
+) -> None:
     """Write this process's log lines to a stream; a second call replaces the first.
 
     Args:
         role: what the process is: `prefill`, `decode`, `frontdoor`, `controller`.
         process: its name: a worker id, a front door's id.
         stream: stderr when it is None, which Ray keeps in its log folder.
+        context: fields of whatever the running task does, as its request id; a call's own fields win.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter((JsonLines if config.log_format == "json" else HumanLines)(role, process))
+    handler.setFormatter((JsonLines if config.log_format == "json" else HumanLines)(role, process, context))
     logger = logging.getLogger(ROOT)
     logger.handlers[:] = [handler]
     logger.setLevel(config.log_level.upper())
@@ -38,8 +46,9 @@ def configure(config: TelemetryConfig, role: str, process: str, stream: TextIO |
 class _Lines(logging.Formatter):
     """What both formats know of a record."""
 
-    def __init__(self, role: str, process: str) -> None:
+    def __init__(self, role: str, process: str, context: Callable[[], Mapping[str, object]]) -> None:
         super().__init__()
+        self._context = context
         self._role = role
         self._process = process
 
@@ -48,8 +57,9 @@ class _Lines(logging.Formatter):
         return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
     def _extra(self, record: logging.LogRecord) -> dict[str, object]:
-        """Fields that the call site gave with `extra=`."""
-        return {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+        """Fields of the running task, and those that the call site gave with `extra=`."""
+        given = {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+        return {**self._context(), **given}
 
 
 class JsonLines(_Lines):

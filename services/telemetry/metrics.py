@@ -136,6 +136,10 @@ REJECTIONS = _count(
     "admission_rejections", "requests", "Requests that were refused before they began, by reason.", ("reason",)
 )
 
+CALLS = _count(
+    "calls", "calls", "Calls of either door by method (or path) and canonical status name.", ("door", "method", "code")
+)
+
 # --- a front door's view of the cluster -------------------------------------------------------------------------
 
 RUNNING = Metric(
@@ -231,7 +235,7 @@ BUILD = Metric(
 METRICS: tuple[Metric, ...] = (
     *(TTFT, ITL, TPOT, E2E, DISPATCH_TIME, QUEUE_TIME, PREFILL_TIME, DECODE_TIME, INFERENCE_TIME),
     *(HANDOFF_WAIT, HANDOFF_TIME, REQUEST_PROMPT_TOKENS, REQUEST_GENERATION_TOKENS, PROMPT_TOKENS, GENERATION_TOKENS),
-    *(PREFIX_QUERIES, PREFIX_HITS, SUCCESSES, FAILURES, REJECTIONS, RUNNING, ROUTE_DECISIONS, MOVES, REPORT_AGE),
+    *(PREFIX_QUERIES, PREFIX_HITS, SUCCESSES, FAILURES, REJECTIONS, CALLS, RUNNING, ROUTE_DECISIONS, MOVES, REPORT_AGE),
     *(KV_BLOCKS, KV_USAGE, DECODES, QUEUED_TOKENS, CONTEXT_TOKENS, OFFERS_WAITING, HELD, LEASES, TRANSFERS, LINKS),
     *(THREADS, SOCKETS, DRAINING, PREEMPTIONS, WORKER_EVENTS, WORKERS, WORKER_FAILURES, BUILD),
 )

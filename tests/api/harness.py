@@ -22,7 +22,7 @@ from services.frontdoor.convert import Converter
 from services.frontdoor.grpc_server import GrpcServer
 from services.frontdoor.health_http import make_app, make_server
 from services.frontdoor.limits import TenantLimiter
-from services.frontdoor.metrics_http import front_door_samples
+from services.frontdoor.metrics_http import count_calls, front_door_samples
 from services.frontdoor.performer import Performer
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
@@ -83,7 +83,9 @@ async def serving(folder: Path, cluster_id: str = "test", **settings: object) ->
     cluster = ClusterServicer(performer, controller, clock, cluster_id, "1.2.3", model.name)
     authenticator, limiter = Authenticator(config.auth), TenantLimiter(clock)
     tls = None if config.tls is None else ServerTls(config.tls)
-    grpc_server = GrpcServer(config, inference, cluster, cluster_id, authenticator, limiter, clock, tls)
+    grpc_server = GrpcServer(
+        config, inference, cluster, cluster_id, authenticator, limiter, clock, tls, (count_calls(exporter, "grpc"),)
+    )
     http = make_server(make_app(cluster.ready, cluster_id, "1.2.3", exporter), tls and tls.ssl_context())
     servers = Servers(config, grpc_server, http, cluster_id)
     workers.report(*BOTH)

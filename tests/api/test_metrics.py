@@ -30,6 +30,7 @@ async def test_an_answered_and_a_failed_request_are_counted(tmp_path: Path) -> N
         assert found["time_to_first_token_seconds_count", "tiny"] == 1
         assert found["e2e_request_latency_seconds_count", "tiny"] == 1
         assert found["num_requests_running",] == 0
+        assert found["calls_total", "OK", "grpc", "/triptych.v1.InferenceService/Generate"] == 1
 
 
 async def test_every_worker_is_shown_by_its_last_report(tmp_path: Path) -> None:

@@ -51,6 +51,14 @@ def test_the_level_is_configured_and_a_second_call_replaces_the_first() -> None:
     assert "not told" not in stream.getvalue()
 
 
+def test_the_running_call_is_named_unless_the_site_names_another() -> None:
+    stream = io.StringIO()
+    configure(TelemetryConfig(log_format="json"), "frontdoor", "f-1", stream, lambda: {"request_id": "r-5"})
+    logging.getLogger("services.frontdoor").info("one")
+    logging.getLogger("services.frontdoor").info("two", extra={"request_id": "r-6"})
+    assert [json.loads(line)["request_id"] for line in stream.getvalue().splitlines()] == ["r-5", "r-6"]
+
+
 def test_other_libraries_are_left_alone() -> None:
     stream = written(TelemetryConfig(log_level="debug"))
     logging.getLogger("ray").warning("something of Ray's")
