@@ -1,1 +1,6 @@
-"""The load generator: traces and arrivals become timed requests, replayed on a cluster or a simulator and judged."""
+"""Replays real workloads against a server and judges it; the `loadgen` command.
+
+Files in reading order: schedule (what is to be sent, and when), pacer (which request is due), reading (what a client
+reads of a stream), targets (gRPC, OpenAI over HTTP, the simulator's port), replay (one sending process), app (a whole
+run: processes, folder of results), judge (from samples to the report).
+"""

@@ -6,6 +6,8 @@ import hashlib
 import random
 import secrets
 
+import numpy as np
+
 
 def derive_seed(root: int, name: str) -> int:
     """A 63-bit seed for the stream `name`, the same in every process and under every PYTHONHASHSEED."""
@@ -16,6 +18,11 @@ def derive_seed(root: int, name: str) -> int:
 def stream(root: int, name: str) -> random.Random:
     """An independent generator for `name`."""
     return random.Random(derive_seed(root, name))
+
+
+def numpy_stream(root: int, name: str) -> np.random.Generator:
+    """An independent generator for `name` that draws arrays."""
+    return np.random.Generator(np.random.PCG64(derive_seed(root, name)))
 
 
 def new_incarnation() -> int:
