@@ -1,141 +1,108 @@
-"""The outputs of one Generate call: their requests, their tokens as they come, and the messages that these become."""
+"""The outputs of one call: their requests, and their tokens as they come."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-from services.core.batch import TokenLogprob
 from services.core.request import Request
 from services.frontdoor.client_stream import Chunk, ClientStream
-from services.frontdoor.convert import FINISH_REASONS, timeline_events
-from services.frontdoor.tokenizer import Tokenizer
-from services.pb import inference_pb2 as pb
-
-PROMPT_LOGPROBS_PER_MESSAGE = 128
-"""Positions in one message; with 20 tokens each that is about 100 KB."""
 
 Submit = Callable[[Request, asyncio.Event], ClientStream]
 """Gives a request to the performer, which sets the event when there is news of it."""
 
 
 class Choices:
-    """The running outputs of one call.
+    """The running outputs of one call, numbered prompt by prompt.
 
-    The first is submitted at once. The others follow when it has its first token: then the prompt's blocks are in the
-    prefix cache, and the prompt is computed once and not n times. A prompt without a full block has nothing to share.
+    The first output of each prompt is submitted at once. The others follow when it has its first token: then the
+    prompt's blocks are in the prefix cache, and the prompt is computed once and not n times. A prompt without a full
+    block has nothing to share.
 
     Args:
-        requests: one for each output.
+        prompts: for each prompt the requests of its outputs.
         submit: may raise what `Performer.submit` raises, here or while chunks are read.
+
+    Attributes:
+        streams: by number of the output; those that are not submitted yet are missing.
     """
 
-    def __init__(self, requests: Sequence[Request], submit: Submit) -> None:
+    def __init__(self, prompts: Sequence[Sequence[Request]], submit: Submit) -> None:
+        self.streams: dict[int, ClientStream] = {}
         self._news = asyncio.Event()
         self._submit = submit
-        self._later = list(requests[1:])
-        self.streams = [submit(requests[0], self._news)]
+        self._ended: set[int] = set()
+        self._later: dict[int, list[tuple[int, Request]]] = {}
+        self._num_outputs = 0
+        try:
+            for requests in prompts:
+                self._add(requests)
+        except BaseException:
+            self.close()
+            raise
 
-    def _start_others(self) -> None:
-        while self._later:
-            self.streams.append(self._submit(self._later.pop(0), self._news))
+    def _add(self, requests: Sequence[Request]) -> None:
+        first = self._num_outputs
+        self._num_outputs += len(requests)
+        self.streams[first] = self._submit(requests[0], self._news)
+        self._later[first] = list(enumerate(requests[1:], start=first + 1))
+        if not requests[0].block_hashes:
+            self._start_others(first)
 
-    async def chunks(self) -> AsyncIterator[tuple[int, Chunk]]:
-        """(index of the output, what came), until every output has its end.
+    def _start_others(self, first: int) -> None:
+        for index, request in self._later.pop(first, ()):
+            self.streams[index] = self._submit(request, self._news)
+
+    @property
+    def done(self) -> bool:
+        """Whether every output has its end."""
+        return len(self._ended) == self._num_outputs
+
+    async def chunks(self, at_most_s: float | None = None) -> list[tuple[int, Chunk]]:
+        """(number of the output, what came): all that is there now, or what comes first.
+
+        Args:
+            at_most_s: return with nothing after this time.
 
         Raises:
             TriptychError: one of them failed.
         """
-        if not self.streams[0].request.block_hashes:
-            self._start_others()
-        ended: set[int] = set()
-        while self._later or len(ended) < len(self.streams):
-            ready = [(i, stream) for i, stream in enumerate(self.streams) if i not in ended and stream.ready]
-            if not ready:
-                await self._news.wait()
-                self._news.clear()
-            for index, stream in ready:
+        found = self._take()
+        if found or self.done:
+            return found
+        try:
+            async with asyncio.timeout(at_most_s):
+                while not found:
+                    await self._news.wait()
+                    self._news.clear()
+                    found = self._take()
+        except TimeoutError:
+            return []
+        return found
+
+    def _take(self) -> list[tuple[int, Chunk]]:
+        ready = [(i, stream) for i, stream in self.streams.items() if i not in self._ended and stream.ready]
+        found = []
+        for index, stream in ready:
+            try:
                 chunk = stream.take()
-                if chunk.finish is not None:
-                    ended.add(index)
-                yield index, chunk
-            if ready and self._later:
-                self._start_others()
+            except Exception:
+                if found:
+                    break  # what came before the failure is given first
+                raise
+            if chunk.finish is not None:
+                self._ended.add(index)
+            found.append((index, chunk))
+            self._start_others(index)
+        return found
+
+    def stop(self, index: int) -> None:
+        """End an output well: a stop string appeared in it."""
+        self._ended.add(index)
+        self.streams[index].stop()
+        self._start_others(index)
 
     def close(self) -> None:
         """The client's call is over; what still runs is cancelled."""
-        for stream in self.streams:
+        for stream in self.streams.values():
             stream.close()
-
-
-class ChoiceWriter:
-    """Messages of one output.
-
-    Args:
-        index: of the output.
-        include_timeline: whether `finished` carries it.
-    """
-
-    def __init__(self, index: int, stream: ClientStream, tokenizer: Tokenizer, include_timeline: bool) -> None:
-        self._index = index
-        self._stream = stream
-        self._tokenizer = tokenizer
-        self._detokenizer = tokenizer.detokenizer()
-        self._include_timeline = include_timeline
-        self._last_id: int | None = None
-
-    @property
-    def usage(self) -> pb.Usage:
-        """What the output cost so far."""
-        tokens = self._stream.tokens
-        return pb.Usage(
-            prompt_tokens=len(self._stream.request.prompt),
-            cached_tokens=tokens.cached_tokens,
-            output_tokens=tokens.next_index,
-        )
-
-    def write(self, chunk: Chunk) -> Iterator[pb.GenerateResponse]:
-        """Messages for what came, without sequence numbers."""
-        for first in range(0, len(chunk.prompt_logprobs), PROMPT_LOGPROBS_PER_MESSAGE):
-            piece = chunk.prompt_logprobs[first : first + PROMPT_LOGPROBS_PER_MESSAGE]
-            positions = [self._position(each) for each in piece]
-            yield pb.GenerateResponse(prompt_logprobs=pb.PromptLogprobs(first_position=first + 1, positions=positions))
-        text = self._detokenizer.push(chunk.token_ids)
-        text += "" if chunk.finish is None else self._detokenizer.flush()
-        if chunk.token_ids or text:
-            self._last_id = chunk.token_ids[-1] if chunk.token_ids else self._last_id
-            delta = pb.Delta(
-                index=self._index,
-                text=text,
-                token_ids=chunk.token_ids,
-                token_index=chunk.index,
-                logprobs=[self._position(each) for each in chunk.logprobs],
-            )
-            yield pb.GenerateResponse(delta=delta)
-        if chunk.finish is not None:
-            yield pb.GenerateResponse(finished=self._finished(FINISH_REASONS[chunk.finish]))
-
-    def _finished(self, reason: pb.FinishReason) -> pb.Finished:
-        return pb.Finished(
-            index=self._index,
-            finish_reason=reason,
-            timeline=timeline_events(self._stream.timeline) if self._include_timeline else [],
-            stop_token_id=self._last_id if reason == pb.FINISH_REASON_STOP else None,
-            usage=self.usage,
-        )
-
-    def _position(self, found: TokenLogprob) -> pb.PositionLogprobs:
-        top = [self._token(token_id, logprob) for token_id, logprob in found.top]
-        return pb.PositionLogprobs(token=self._token(found.token_id, found.logprob), top=top)
-
-    def _token(self, token_id: int, logprob: float) -> pb.TokenLogprob:
-        text, utf8_bytes = self._tokenizer.spell(token_id)
-        return pb.TokenLogprob(token_id=token_id, logprob=logprob, text=text, utf8_bytes=utf8_bytes)
-
-
-def total_usage(writers: Sequence[ChoiceWriter]) -> pb.Usage:
-    """The prompt counted once, the outputs added up."""
-    usages = [writer.usage for writer in writers]
-    total = usages[0]
-    total.output_tokens = sum(usage.output_tokens for usage in usages)
-    return total

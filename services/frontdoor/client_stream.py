@@ -26,6 +26,8 @@ from services.telemetry.requests import RequestEnd
 
 MAX_PENDING_TOKENS = 4096
 """Tokens that may wait for a client that does not read; above it the request is ended."""
+STOP_STRING = "STOP_STRING"
+"""Reason of an output that the front door ended."""
 RETRY = {"retry_after_ms": "1000"}
 """What a client is told to wait when nothing better is known."""
 
@@ -119,6 +121,14 @@ class ClientStream:
         end = self.tokens.end
         finish = end.finish if end is not None and self._error is None else None
         return Chunk(index, ids, finish, self.tokens.take_logprobs(), self.tokens.take_prompt_logprobs())
+
+    def stop(self) -> None:
+        """End well where a stop string appeared; what still runs is cancelled."""
+        if self.tokens.end is None:
+            at = self.tokens.next_index
+            name, attempt = self.request.request_id, self.tokens.attempt
+            self.tokens.end = RequestOutput(name, attempt, at, (), FinishReason.STOP, STOP_STRING)
+        self._abandon(self)
 
     def close(self) -> None:
         """The client's call is over; what still runs is cancelled."""

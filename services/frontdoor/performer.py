@@ -44,6 +44,7 @@ from services.core.wire import StreamItem
 from services.frontdoor.client_stream import (
     MAX_PENDING_TOKENS,
     RETRY,
+    STOP_STRING,
     ClientStream,
     deadline_error,
     output_error,
@@ -162,8 +163,12 @@ class Performer:
         return bool(found)
 
     def _abandon(self, stream: ClientStream) -> None:
-        """The client's call ended: nobody reads this stream any more."""
-        if self._clock.now_ns() >= stream.deadline_ns:
+        """The client's call ended, or a stop string ended its output: nobody reads this stream any more."""
+        end = stream.tokens.end
+        if end is not None and end.reason == STOP_STRING:
+            if self._end(stream.request.request_id, None, stream):
+                self._feed(Cancel(self.front_door, stream.request.request_id, FinishReason.STOP, STOP_STRING))
+        elif self._clock.now_ns() >= stream.deadline_ns:
             self._give_up(stream, FinishReason.DEADLINE, deadline_error(stream))
         else:
             self._give_up(stream, FinishReason.CANCELLED, CancelledError("the client went away", reason="CLIENT_GONE"))

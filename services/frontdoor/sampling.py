@@ -15,6 +15,8 @@ MAX_CHOICES = 16
 MAX_TOP_LOGPROBS = 20
 MAX_BIASED_IDS = 300
 MAX_STOP_IDS = 64
+MAX_STOPS = 16
+MAX_STOP_CHARS = 256
 MAX_BIAS = 100.0
 RANGES = {
     "temperature": (0.0, 2.0),
@@ -53,6 +55,7 @@ def sampling_params(
         if getattr(message, name) > MAX_TOP_LOGPROBS:
             raise InvalidRequestError(f"sampling.{name}", f"{getattr(message, name)} is above {MAX_TOP_LOGPROBS}")
     check_choices(message)
+    check_stops(message.stop)
     stops = stop_ids(message.stop_token_ids, vocab_size)
     return SamplingParams(
         max_tokens=max_tokens,
@@ -93,6 +96,17 @@ def stop_ids(ids: Sequence[int], vocab_size: int) -> tuple[int, ...]:
             where = f"sampling.stop_token_ids[{place}]"
             raise InvalidRequestError(where, f"{token_id} is not below the vocabulary's {vocab_size}")
     return tuple(ids)
+
+
+def check_stops(stops: Sequence[str]) -> None:
+    """Raises:
+    InvalidRequestError: too many stop strings, or one that is empty or too long.
+    """
+    if len(stops) > MAX_STOPS:
+        raise InvalidRequestError("sampling.stop", f"{len(stops)} strings; at most {MAX_STOPS} are allowed")
+    for place, stop in enumerate(stops):
+        if not 1 <= len(stop) <= MAX_STOP_CHARS:
+            raise InvalidRequestError(f"sampling.stop[{place}]", f"must have 1 to {MAX_STOP_CHARS} characters")
 
 
 def biases(given: Mapping[int, float], vocab_size: int) -> tuple[tuple[int, float], ...]:

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 
 from services.core.errors import InvalidRequestError
 from services.frontdoor.call import REQUEST_ID_KEY, current_call
-from services.frontdoor.choices import Choices, ChoiceWriter, total_usage
+from services.frontdoor.choice_writer import ChoiceWriter, total_usage
+from services.frontdoor.choices import Choices
 from services.frontdoor.config import Role
 from services.frontdoor.convert import MAX_PRIORITY, Converter, ServedModel, check_request_id
 from services.frontdoor.interceptor import Context
@@ -33,14 +34,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         # A long prompt is tokenized beside the loop, so that it delays nobody else's tokens.
         checked = await asyncio.to_thread(self._converter.request, request, call.deadline_unix_ms, call.identity)
         choices = Choices(
-            choice_requests(checked, request.sampling.n or 1),
+            [choice_requests(checked, request.sampling.n or 1)],
             lambda each, news: self._performer.submit(each, call.received_ns, call.deadline_ns, news),
         )
         try:
             await choices.streams[0].dispatched()  # a rejection stays a plain status, which clients may retry
             await context.send_initial_metadata(((REQUEST_ID_KEY, checked.request_id),))
             sequence = 0
-            async for response in self._responses(choices, request.include_timeline):
+            async for response in self._responses(choices, request):
                 sequence += 1
                 response.sequence = sequence
                 yield response
@@ -66,7 +67,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         tenant = None if identity.role is Role.ADMIN else identity.tenant
         return pb.CancelGenerationResponse(cancelled=self._performer.cancel(request.request_id, tenant))
 
-    async def _responses(self, choices: Choices, include_timeline: bool) -> AsyncIterator[pb.GenerateResponse]:
+    async def _responses(self, choices: Choices, message: pb.GenerateRequest) -> AsyncIterator[pb.GenerateResponse]:
         """One call's messages in order, without sequence numbers."""
         request = choices.streams[0].request
         started = pb.Started(
@@ -77,12 +78,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         )
         yield pb.GenerateResponse(started=started)
         writers: dict[int, ChoiceWriter] = {}
-        async for index, chunk in choices.chunks():
-            if index not in writers:
-                stream = choices.streams[index]
-                writers[index] = ChoiceWriter(index, stream, self._model.tokenizer, include_timeline)
-            for response in writers[index].write(chunk):
-                yield response
+        while not choices.done:
+            for index, chunk in await choices.chunks():
+                if index not in writers:
+                    writers[index] = ChoiceWriter(index, choices.streams[index], self._model.tokenizer, message)
+                for response in writers[index].write(chunk):
+                    yield response
+                if writers[index].stopped:
+                    choices.stop(index)
         yield pb.GenerateResponse(usage=total_usage([writers[index] for index in sorted(writers)]))
 
 
