@@ -10,13 +10,15 @@ sampling.py          a client's sampling fields, checked; the requests of severa
 convert.py           messages of the wire to requests and back
 stream.py            one request's outputs in order, each token once
 client_stream.py     one running request between performer and handler
-choices.py           the outputs of one call: their tokens, and the messages that these become
+output_text.py       an output's tokens to text: whole characters, stop strings
+choices.py           the outputs of one call, and their tokens as they come
 performer.py         hosts the request flow and performs its actions
 subscriptions.py     token streams from workers, and calls to them, through Ray
 call.py              what is known of one call: id, deadline, who calls
 layers.py            what surrounds every handler, in order
 status.py            errors to google.rpc statuses
 interceptor.py       names calls, enters layers, maps errors
+choice_writer.py     an output's tokens to messages of Generate
 servicer.py          InferenceService
 cluster_servicer.py  ClusterService
 tls.py               the certificate of both doors
@@ -25,7 +27,15 @@ link_probes.py       measures the links between workers
 holder.py            who listens on a port
 joining.py           whether a port may be shared
 grpc_server.py       the gRPC server
-health_http.py       /health /livez /readyz /version
+http_errors.py       errors to OpenAI's body
+http_connection.py   uvicorn's connections with bounds, and the socket
+http_door.py         names HTTP requests, enters layers, bounds bodies
+openai_schema.py     bodies of the OpenAI API
+openai_convert.py    those bodies to messages of Generate
+openai_output.py     an output's tokens to events, or to one answer
+openai_stream.py     serves one call, streamed or whole
+openai_http.py       the OpenAI API's routes
+http_app.py          the HTTP application: health, version, OpenAI
 server.py            both servers on ports that replicas share
 app.py               one front door replica, put together
 """

@@ -22,10 +22,14 @@ from services.frontdoor.cluster_servicer import ClusterServicer, Wanted
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.convert import Converter, ServedModel
 from services.frontdoor.grpc_server import GrpcServer
-from services.frontdoor.health_http import make_app, make_server
+from services.frontdoor.http_app import make_app
+from services.frontdoor.http_connection import make_server
+from services.frontdoor.http_door import HttpDoor
+from services.frontdoor.layers import log_end, standard_layers
 from services.frontdoor.limits import TenantLimiter
 from services.frontdoor.link_probes import LinkProbes
 from services.frontdoor.metrics_http import count_calls, front_door_samples
+from services.frontdoor.openai_http import OpenAiApi
 from services.frontdoor.performer import Performer
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
@@ -112,10 +116,14 @@ class FrontDoor:
             self._tls,
             (count_calls(exporter, "grpc"),),
         )
-        http = make_server(
-            make_app(cluster.ready, cluster_id, version, exporter),
-            None if self._tls is None else self._tls.ssl_context(),
+        api = OpenAiApi(self._performer, converter, served, clock, config.http)
+        door = HttpDoor(
+            make_app(cluster.ready, cluster_id, version, exporter, api),
+            standard_layers(self._authenticator, limiter, clock, (log_end, count_calls(exporter, "http"))),
+            clock,
+            config,
         )
+        http = make_server(door, config.http, None if self._tls is None else self._tls.ssl_context())
         self._servers = Servers(config, grpc_server, http, cluster_id)
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -1,4 +1,4 @@
-"""What is known of one call beside its message; made by the gRPC interceptor, read by layers and handlers."""
+"""What is known of one call beside its message; made by each door, read by layers and handlers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from services.core.clock import NS_PER_MS, NS_PER_S, Clock
+from services.core.errors import TriptychError
 from services.core.seeds import new_request_id
 from services.frontdoor.auth import ANYBODY, Identity
 
@@ -21,8 +22,8 @@ class Call:
     """One call.
 
     Attributes:
-        method: full name, `/triptych.v1.InferenceService/Generate`.
-        metadata: the client's, text entries alone.
+        method: full name, `/triptych.v1.InferenceService/Generate`, or the path of an HTTP request.
+        metadata: the client's, text entries alone; or its HTTP headers, names in lower case.
         request_id: goes into the answer, errors and logs.
         received_ns: monotonic.
         deadline_ns: when the client, or the server's own bound, gives up; monotonic.
@@ -30,6 +31,7 @@ class Call:
         identity: who calls, once that is known.
         num_messages: sent to the client so far.
         first_message_ns: when the first of them was.
+        failure: what the client was told inside an answer, where no exception could leave the handler any more.
     """
 
     method: str
@@ -41,6 +43,7 @@ class Call:
     identity: Identity = ANYBODY
     num_messages: int = 0
     first_message_ns: int | None = None
+    failure: TriptychError | None = None
 
     @property
     def service(self) -> str:

@@ -82,7 +82,7 @@ class Choices:
 
     def _take(self) -> list[tuple[int, Chunk]]:
         ready = [(i, stream) for i, stream in self.streams.items() if i not in self._ended and stream.ready]
-        found = []
+        found: list[tuple[int, Chunk]] = []
         for index, stream in ready:
             try:
                 chunk = stream.take()

@@ -89,6 +89,21 @@ class GrpcConfig(Strict):
     )
 
 
+class HttpConfig(Strict):
+    """Connections of the HTTP door."""
+
+    max_body_bytes: int = Field(4 * 2**20, ge=2**10, description="Largest body of a request.")
+    max_header_bytes: int = Field(16 * 2**10, ge=2**10, le=2**20, description="Largest headers of a request.")
+    max_connections: int = Field(2048, ge=1, description="Connections at once; more are closed.")
+    header_timeout_s: float = Field(10.0, gt=0, description="Headers that take longer end their connection.")
+    body_timeout_s: float = Field(30.0, gt=0, description="A body that takes longer is refused.")
+    idle_timeout_s: float = Field(75.0, gt=0, description="A connection without a request is closed after this.")
+    keep_alive_comment_s: float = Field(15.0, gt=0, description="A stream that is silent this long gets a comment.")
+    stalled_reader_s: float = Field(
+        30.0, gt=0, description="A client that leaves a stream unread this long, its buffers full, is cut off."
+    )
+
+
 class FrontDoorConfig(Strict):
     """One front door replica."""
 
@@ -107,3 +122,4 @@ class FrontDoorConfig(Strict):
     tls: TlsConfig | None = Field(None, description="Certificate of both doors; null: plain text.")
     auth: AuthConfig = AuthConfig()
     grpc: GrpcConfig = GrpcConfig()
+    http: HttpConfig = HttpConfig()

@@ -23,8 +23,13 @@ from services.frontdoor.limits import TenantLimiter
 logger = logging.getLogger(__name__)
 
 HEALTH = "grpc.health.v1.Health"
+OPEN_PATHS = ("/health", "/livez", "/readyz", "/version", "/metrics", "/openapi.json")
+"""Of the HTTP door: for whoever probes, scrapes or reads about the server, without a key."""
 ADMIN_SERVICES = ("triptych.v1.ClusterService",)
-LIMITED_METHODS = ("/triptych.v1.InferenceService/Generate", "/triptych.v1.InferenceService/CountTokens")
+LIMITED_METHODS = (
+    *("/triptych.v1.InferenceService/Generate", "/triptych.v1.InferenceService/CountTokens"),
+    *("/v1/chat/completions", "/v1/completions"),
+)
 """Methods that cost something, and therefore count against a tenant's limits."""
 
 Layer: TypeAlias = Callable[[Call], AbstractContextManager[None]]
@@ -35,7 +40,7 @@ Observer: TypeAlias = Callable[[Call, str, int], None]
 def standard_layers(
     authenticator: Authenticator, limiter: TenantLimiter, clock: Clock, observers: Sequence[Observer]
 ) -> tuple[Layer, ...]:
-    """The layers of the gRPC door, outermost first."""
+    """The layers of either door, outermost first."""
     return (
         Observe(clock, observers),
         Authenticate(authenticator),
@@ -43,6 +48,11 @@ def standard_layers(
         Limit(limiter),
         Deadline(clock),
     )
+
+
+def is_open(call: Call) -> bool:
+    """Whether a call needs no key and is not worth telling."""
+    return call.service == HEALTH or call.method in OPEN_PATHS
 
 
 class Observe:
@@ -54,7 +64,7 @@ class Observe:
 
     @contextlib.contextmanager
     def __call__(self, call: Call) -> Iterator[None]:
-        if call.service == HEALTH:
+        if is_open(call):
             yield
             return
         code = "OK"
@@ -88,14 +98,14 @@ def log_end(call: Call, code: str, now: int) -> None:
 
 
 class Authenticate:
-    """Finds out who calls. Health alone is open: whoever probes it has no key."""
+    """Finds out who calls. Health alone is open, and what is like it: whoever probes has no key."""
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
 
     @contextlib.contextmanager
     def __call__(self, call: Call) -> Iterator[None]:
-        if call.service != HEALTH:
+        if not is_open(call):
             call.identity = self._authenticator.check(call.metadata.get("authorization"))
         yield
 

@@ -6,7 +6,7 @@ import asyncio
 
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.grpc_server import GrpcServer
-from services.frontdoor.health_http import HttpServer, reusable_socket
+from services.frontdoor.http_connection import HttpServer, reusable_socket
 from services.frontdoor.joining import PROBE_S, check_ports
 
 
@@ -49,8 +49,9 @@ class Servers:
         await self._grpc.show_readiness()
 
     async def show_draining(self) -> None:
-        """NOT_SERVING for good."""
+        """NOT_SERVING for good; new HTTP connections go to the other front doors."""
         await self._grpc.show_draining()
+        self._http.stop_accepting()
 
     async def check(self) -> None:
         """Connect to both sockets.

@@ -1,7 +1,7 @@
 """A real gRPC and HTTP server on free ports, with a fake flow and fake workers behind it."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,13 @@ from services.frontdoor.cluster_servicer import ClusterServicer
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.convert import Converter
 from services.frontdoor.grpc_server import GrpcServer
-from services.frontdoor.health_http import make_app, make_server
+from services.frontdoor.http_app import make_app
+from services.frontdoor.http_connection import make_server
+from services.frontdoor.http_door import HttpDoor
+from services.frontdoor.layers import log_end, standard_layers
 from services.frontdoor.limits import TenantLimiter
 from services.frontdoor.metrics_http import count_calls, front_door_samples
+from services.frontdoor.openai_http import OpenAiApi
 from services.frontdoor.performer import Performer
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
@@ -61,8 +65,17 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, cluster_id: str = "test", **settings: object) -> AsyncIterator[Served]:
-    """Servers that are up, with a prefill and a decode worker that have reported."""
+async def serving(
+    folder: Path,
+    cluster_id: str = "test",
+    vocabulary: Callable[[Path], Path] = byte_level_folder,
+    **settings: object,
+) -> AsyncIterator[Served]:
+    """Servers that are up, with a prefill and a decode worker that have reported.
+
+    Args:
+        vocabulary: makes the model folder, or names one.
+    """
     config = FrontDoorConfig(**{"grpc_port": 0, "http_port": 0, **settings})
     clock, flow, workers = WallClock(), FakeFlow(), FakeWorkers()
     exporter = Exporter("frontdoor")
@@ -70,8 +83,9 @@ async def serving(folder: Path, cluster_id: str = "test", **settings: object) ->
     performer = Performer(flow, workers, clock, "frontdoor-1", config.max_running_requests, observer=observer)
     exporter.add_source(lambda: front_door_samples(performer, clock))
     workers.performer = performer
-    model = load_model(ModelConfig(path="tiny", dtype="float32"), byte_level_folder(folder), 16)
-    inference = InferenceServicer(performer, Converter(model, config, "frontdoor-1"), model)
+    model = load_model(ModelConfig(path="tiny", dtype="float32"), vocabulary(folder), 16)
+    converter = Converter(model, config, "frontdoor-1")
+    inference = InferenceServicer(performer, converter, model)
     host = FakeHost()
     controller = Controller(
         "controller-1",
@@ -86,7 +100,10 @@ async def serving(folder: Path, cluster_id: str = "test", **settings: object) ->
     grpc_server = GrpcServer(
         config, inference, cluster, cluster_id, authenticator, limiter, clock, tls, (count_calls(exporter, "grpc"),)
     )
-    http = make_server(make_app(cluster.ready, cluster_id, "1.2.3", exporter), tls and tls.ssl_context())
+    api = OpenAiApi(performer, converter, model, clock, config.http)
+    layers = standard_layers(authenticator, limiter, clock, (log_end, count_calls(exporter, "http")))
+    door = HttpDoor(make_app(cluster.ready, cluster_id, "1.2.3", exporter, api), layers, clock, config)
+    http = make_server(door, config.http, tls and tls.ssl_context())
     servers = Servers(config, grpc_server, http, cluster_id)
     workers.report(*BOTH)
     await servers.start()

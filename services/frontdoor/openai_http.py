@@ -1,0 +1,175 @@
+"""The OpenAI API: chat completions, completions and models, over the same path as gRPC's Generate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import fastapi
+from fastapi import Response
+
+from services.core.clock import Clock
+from services.core.errors import InvalidRequestError, ModelNotFoundError
+from services.frontdoor import openai_schema as schema
+from services.frontdoor.call import Call, current_call
+from services.frontdoor.config import HttpConfig
+from services.frontdoor.convert import Converter, ServedModel
+from services.frontdoor.openai_convert import chat_message, completion_messages, in_clients_words
+from services.frontdoor.openai_output import Prompt, Reply
+from services.frontdoor.openai_stream import Answer, Work
+from services.frontdoor.performer import Performer
+from services.frontdoor.sampling import choices as choice_requests
+from services.frontdoor.servicer import apply_headers
+from services.kvcache.block import NO_AUTH_SALT
+from services.pb import inference_pb2 as pb
+
+MS_PER_S = 1000
+EVENTS = {"schema": {"type": "string"}, "description": "`data:` lines with chunks, then `data: [DONE]`."}
+FAILURES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": schema.ErrorBody, "description": "The request is wrong, or must wait (429, with Retry-After)."},
+    "5XX": {"model": schema.ErrorBody, "description": "The server could not answer; 503 and 504 may be sent again."},
+}
+
+
+class OpenAiApi:
+    """The routes.
+
+    Args:
+        performer: runs requests.
+        converter: checks them.
+    """
+
+    def __init__(
+        self, performer: Performer, converter: Converter, model: ServedModel, clock: Clock, limits: HttpConfig
+    ) -> None:
+        self._performer = performer
+        self._converter = converter
+        self._model = model
+        self._clock = clock
+        self._limits = limits
+        self._created = clock.unix_ms() // MS_PER_S
+        self._fingerprint = f"fp_{model.root_of(NO_AUTH_SALT).hex()[:10]}"  # what makes outputs differ is in the root
+
+    def add_to(self, app: fastapi.FastAPI) -> None:
+        """Mount every route."""
+
+        async def chat(body: schema.ChatCompletionRequest) -> Response:
+            """The next turn of a conversation."""
+            return await self._chat(body)
+
+        async def complete(body: schema.CompletionRequest) -> Response:
+            """What comes after a text, or after token ids."""
+            return await self._complete(body)
+
+        async def models() -> schema.ModelList:
+            """The models that are served."""
+            return schema.ModelList(object="list", data=[self._card()])
+
+        async def model(model_id: str) -> schema.Model:
+            """One model."""
+            if model_id != self._model.name:
+                text = f"model: {model_id[:200]!r} is not served here; use {self._model.name!r}"
+                raise ModelNotFoundError(text, model=model_id)
+            return self._card()
+
+        streamed: dict[int | str, dict[str, Any]] = {
+            200: {"content": {"text/event-stream": EVENTS}, "description": "Whole, or as events."}
+        }
+        add = app.add_api_route
+        add(
+            "/v1/chat/completions",
+            chat,
+            methods=["POST"],
+            response_model=schema.ChatCompletion,
+            responses={**FAILURES, **streamed},
+        )
+        add(
+            "/v1/completions",
+            complete,
+            methods=["POST"],
+            response_model=schema.Completion,
+            responses={**FAILURES, **streamed},
+        )
+        add("/v1/models", models, methods=["GET"], responses=FAILURES)
+        add("/v1/models/{model_id:path}", model, methods=["GET"], responses=FAILURES)
+
+    def _card(self) -> schema.Model:
+        name = self._model.name
+        return schema.Model(
+            id=name,
+            object="model",
+            created=self._created,
+            owned_by="triptych",
+            root=name,
+            max_model_len=self._model.max_len_tokens,
+        )
+
+    async def _chat(self, body: schema.ChatCompletionRequest) -> Response:
+        names = {"logprobs": "top_logprobs"}
+        if body.max_completion_tokens is not None:
+            names["max_tokens"] = "max_completion_tokens"
+        return await self._answer(body, [chat_message(body)], [names])
+
+    async def _complete(self, body: schema.CompletionRequest) -> Response:
+        messages = completion_messages(body)
+        many = len(messages) > 1
+        names = []
+        for place in range(len(messages)):
+            prompt = f"prompt[{place}]" if many else "prompt"
+            names.append({**dict.fromkeys(("prompt_token_ids", "messages"), prompt), "prompt_logprobs": "logprobs"})
+        return await self._answer(body, messages, names, bool(body.echo))
+
+    async def _answer(
+        self,
+        body: schema.Generation,
+        messages: Sequence[pb.GenerateRequest],
+        names: Sequence[Mapping[str, str]],
+        echo: bool = False,
+    ) -> Response:
+        call = current_call.get()
+        for message in messages:
+            message.request_id = call.request_id
+            apply_headers(message, call.metadata)
+        # A long prompt is tokenized beside the loop, so that it delays nobody else's tokens.
+        work = await asyncio.to_thread(self._check, call, messages, names, echo)
+        is_chat = isinstance(body, schema.ChatCompletionRequest)
+        reply = Reply(
+            id=f"{'chatcmpl' if is_chat else 'cmpl'}-{call.request_id}",
+            created=self._clock.unix_ms() // MS_PER_S,
+            model=self._model.name,
+            fingerprint=self._fingerprint,
+            chat=is_chat,
+            include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        )
+        return Answer(
+            reply,
+            work,
+            lambda request, news: self._performer.submit(request, call.received_ns, call.deadline_ns, news),
+            self._model.tokenizer,
+            call,
+            self._limits,
+            stream=bool(body.stream),
+            show_route=call.metadata.get("x-debug", "").strip().lower() == "route",
+        )
+
+    def _check(
+        self, call: Call, messages: Sequence[pb.GenerateRequest], names: Sequence[Mapping[str, str]], echo: bool
+    ) -> list[Work]:
+        """Every prompt's requests, checked and tokenized."""
+        work = []
+        for place, (message, words) in enumerate(zip(messages, names, strict=True)):
+            try:
+                request = self._converter.request(message, call.deadline_unix_ms, call.identity)
+            except InvalidRequestError as error:
+                raise in_clients_words(error, words) from error
+            if place:
+                request = replace(request, request_id=f"{request.request_id}/{place}")  # no client can send a slash
+            requests = choice_requests(request, message.sampling.n or 1)
+            work.append(Work(message, requests, self._echo(message, request.prompt) if echo else None))
+        return work
+
+    def _echo(self, message: pb.GenerateRequest, ids: tuple[int, ...]) -> Prompt:
+        detokenizer = self._model.tokenizer.detokenizer()
+        return Prompt(message.prompt or detokenizer.push(ids) + detokenizer.flush(), ids)
