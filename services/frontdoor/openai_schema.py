@@ -76,6 +76,7 @@ class CompletionRequest(Generation):
     prompt: str | list[str] | list[int] | list[list[int]] = Field(
         description="A text, a list of token ids, or up to 64 of either."
     )
+    max_tokens: int | None = Field(16, description="Longest output, 1 or more; null: the server's default.")
     logprobs: int | None = Field(None, description="Tell the log-probabilities of this many likeliest tokens, 0 to 20.")
     echo: bool | None = Field(None, description="Begin the text with the prompt; with logprobs, tell the prompt's too.")
 

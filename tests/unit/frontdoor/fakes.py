@@ -102,6 +102,8 @@ class FakeFlow:
 class FakeWorkers:
     """Answers to calls. A request named `echo.*` gets its prompt back, `hang.*` one token and silence, and so on.
 
+    `step.*` gets its prompt back token by token; what has another name is an echo.
+
     Attributes:
         submitted: (worker, dispatch sequence, request, budget in ms).
         cancelled: (worker, request id, finish, reason).
@@ -143,6 +145,8 @@ class FakeWorkers:
             self.say(DECODE, RequestOutput(name, 1, 1, (), FinishReason.ERROR, "HANDOFF_FAILED", "the link broke"))
         elif kind == "late":
             self.say(DECODE, RequestOutput(name, 1, 0, (), FinishReason.DEADLINE, "DEADLINE"))
+        elif kind == "step":
+            await self.step(request)
         elif kind == "flood":
             self.say(PREFILL, RequestOutput(name, 1, 0, ids[:1] * 5000))
         else:
@@ -150,6 +154,14 @@ class FakeWorkers:
             await asyncio.sleep(0)
             mark = Mark(MarkKind.FIRST_TOKEN, at_ns=0)
             self.say(PREFILL, RequestOutput(name, 1, 0, ids[:1], cached_tokens=16, marks=(mark,)))
+
+    async def step(self, request: Request) -> None:
+        """The prompt back, one token in an item, the first from the prefill worker."""
+        last = len(request.prompt) - 1
+        for index, token_id in enumerate(request.prompt):
+            finish = FinishReason.STOP if index == last else None
+            self.say(DECODE if index else PREFILL, RequestOutput(request.request_id, 1, index, (token_id,), finish))
+            await asyncio.sleep(0)
 
     def say(self, worker: WorkerRef, *outputs: RequestOutput) -> None:
         """One item of a worker's stream; its marks are stamped 0."""
