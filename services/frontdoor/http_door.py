@@ -19,12 +19,13 @@ from services.frontdoor.http_errors import (
     SlowRequestError,
     error_response,
 )
-from services.frontdoor.layers import Layer
+from services.frontdoor.layers import LIMITED_METHODS, OPEN_PATHS, Layer
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 """The client's budget for the whole request, in milliseconds; gRPC clients set a deadline instead."""
+MODELS = "/v1/models"
 MS_PER_S = 1000
 
 
@@ -47,7 +48,7 @@ class HttpDoor:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         remaining_s = budget_s(headers)
         limits = self._config.default_deadline_s, self._config.max_deadline_s
-        call = new_call(self._clock, scope["path"], headers, remaining_s, *limits)
+        call = new_call(self._clock, route_of(scope["path"]), headers, remaining_s, *limits)
         current_call.set(call)
         started = False
 
@@ -114,6 +115,13 @@ class HttpDoor:
         if method == "POST" and body and kind != "application/json":
             raise MediaTypeError("content-type", f"{kind[:80]!r} is not read here; send application/json")
         return bytes(body)
+
+
+def route_of(path: str) -> str:
+    """What layers and metrics call a path; a client can make up any number of others."""
+    if path in (*OPEN_PATHS, *LIMITED_METHODS, MODELS):
+        return path
+    return f"{MODELS}/{{model_id}}" if path.startswith(f"{MODELS}/") else "other"
 
 
 def once(body: bytes, receive: Receive) -> Receive:
