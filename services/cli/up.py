@@ -31,6 +31,9 @@ from services.cluster.topology import check_threads
 from services.core.clock import NS_PER_S, WallClock
 from services.core.errors import StartupError
 from services.engine.checkpoint import prepare_model, read_shape
+from services.frontdoor.auth import Authenticator
+from services.frontdoor.config import FrontDoorConfig
+from services.frontdoor.tls import ServerTls
 
 if TYPE_CHECKING:
     from services.cluster.app import RunningCluster
@@ -121,6 +124,7 @@ def start(output: Output, config: ClusterConfig, cluster_id: str, folder: Path, 
             "start another one under another cluster.name, grpc_port and http_port"
         )
     claim_ports(config.frontdoor)
+    check_secrets(output, config.frontdoor)
     with output.progress() as steps:
         steps.begin("model")
         model_folder = prepare_model(config.model.path, folder / "models", steps.say)
@@ -164,6 +168,19 @@ def start(output: Output, config: ClusterConfig, cluster_id: str, folder: Path, 
         steps.done(f"gRPC on {frontdoor.grpc_port}, HTTP on {frontdoor.http_port}")
         wait_for_workers(steps, config, cluster, signals)
     return cluster
+
+
+def check_secrets(output: Output, config: FrontDoorConfig) -> None:
+    """Read keys and certificate as the front door will.
+
+    Raises:
+        ConfigError: a file cannot be read or is wrong.
+    """
+    Authenticator(config.auth)
+    if config.tls is not None:
+        ServerTls(config.tls)
+    elif config.auth.keys_file is not None and not config.host.startswith("127."):
+        output.note(f"API keys will travel to {config.host} in plain text; set frontdoor.tls")
 
 
 def wait_for_workers(steps: Steps, config: ClusterConfig, cluster: RunningCluster, signals: Signals) -> None:

@@ -20,20 +20,25 @@ from services.core.errors import (
 )
 
 DOMAIN = "triptych.dev"
-MAX_METADATA_CHARS = 1024
-"""Longest value of ErrorInfo's metadata: statuses travel in headers, which clients bound."""
+MAX_CHARS = 500
+"""Longest text of a status: statuses travel in headers, which clients bound at 8 KiB, and messages quote the client."""
 
 
 def status_of(error: TriptychError, request_id: str) -> status_pb2.Status:
     """An error as google.rpc.Status: ErrorInfo always, and whatever else says more about it."""
-    known = {key: value[:MAX_METADATA_CHARS] for key, value in error.metadata.items()}
+    known = {key: shortened(value) for key, value in error.metadata.items()}
     info = details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata={**known, "request_id": request_id})
     packed = []
     for detail in [info, *more_details(error)]:
         packed.append(any_pb2.Any())
         packed[-1].Pack(detail)
     code: int = grpc.StatusCode[error.code].value[0]
-    return status_pb2.Status(code=code, message=error.message, details=packed)
+    return status_pb2.Status(code=code, message=shortened(error.message), details=packed)
+
+
+def shortened(text: str) -> str:
+    """At most MAX_CHARS of a text."""
+    return text if len(text) <= MAX_CHARS else text[: MAX_CHARS - 4] + " ..."
 
 
 def more_details(error: TriptychError) -> list[Any]:
@@ -45,7 +50,8 @@ def more_details(error: TriptychError) -> list[Any]:
         found.append(details_pb2.RetryInfo(retry_delay=delay))
     match error:
         case InvalidRequestError():
-            field = details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+            text = shortened(error.message)
+            field = details_pb2.BadRequest.FieldViolation(field=error.field, description=text)
             found.append(details_pb2.BadRequest(field_violations=[field]))
         case QuotaError():
             quota = details_pb2.QuotaFailure.Violation(subject=error.subject, description=error.message)

@@ -85,6 +85,12 @@ async def test_sizes_are_bounded_and_others_are_served_on(tmp_path: Path) -> Non
         metadata = tuple((f"x-filler-{n}", "y" * 2000) for n in range(8))
         code, _, _ = await status_of_call(count(pb.CountTokensRequest(prompt="x"), metadata=metadata))
         assert code is Code.RESOURCE_EXHAUSTED
+        bomb = pb.CountTokensRequest(prompt="x" * 2**24)  # 16 KiB on the wire
+        code, _, _ = await status_of_call(count(bomb, compression=grpc.Compression.Gzip))
+        assert code is Code.RESOURCE_EXHAUSTED
+        turn = pb.Message(role="é" * 20_000, content=[pb.ContentPart(text="x")])  # is quoted, but not whole
+        code, _, details = await status_of_call(count(pb.CountTokensRequest(messages=[turn])))
+        assert (code, details["BadRequest"].field_violations[0].field) == (Code.INVALID_ARGUMENT, "messages[0].role")
         assert (await count(pb.CountTokensRequest(prompt="hello"))).prompt_tokens == 4
 
 
