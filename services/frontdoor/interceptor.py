@@ -24,6 +24,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Method: TypeAlias = Callable[[Any, Context], Any]
 
+UNKNOWN_METHOD = "/unknown"
+"""Stands in logs and metrics for every name that a client invents."""
+
 
 class Undecodable:
     """Stands for a message that is not of its type."""
@@ -53,7 +56,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)  # its type knows only handlers that are not async
         name = str(handler_call_details.method)
         if handler is None:
-            return grpc.unary_unary_rpc_method_handler(self._unary(name, unknown_method))
+            return grpc.unary_unary_rpc_method_handler(self._unary(UNKNOWN_METHOD, unknown_method))
         codecs = decode_or_mark(handler.request_deserializer), handler.response_serializer
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(self._unary(name, handler.unary_unary), *codecs)
@@ -123,7 +126,7 @@ async def unknown_method(request: Any, context: Context) -> NoReturn:
     """Raises:
     UnsupportedError: always.
     """
-    raise UnsupportedError(f"there is no method {current_call.get().method[:200]}; reflection lists those that are")
+    raise UnsupportedError("there is no such method; reflection lists those that are there")
 
 
 def decode_or_mark(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
