@@ -278,11 +278,15 @@ class LinkRole(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OpenLink:
-    """Make the process group; answered by LinkUp or LinkLost. Posts may follow without waiting."""
+    """Make the process group; answered by LinkUp or LinkLost. Posts may follow without waiting.
+
+    `peer_ranks` is the tensor parallelism of the other worker: which of its ranks holds which KV heads.
+    """
 
     link: LinkKey
     role: LinkRole
     store_address: str
+    peer_ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ class LinkKey:
 class Offer:
     """Sender: I have, or will have, the KV of `num_tokens` tokens; please grant blocks.
 
-    `first_token` is known in a late offer and None in an early one.
+    `first_token` is known in a late offer and None in an early one; `ranks` is the sender's tensor parallelism.
     """
 
     transfer_id: str
@@ -35,17 +35,22 @@ class Offer:
     num_tokens: int
     discipline: Discipline
     first_token: int | None
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Receiver: blocks are reserved; send on this link. The first `skip_blocks` blocks I have already."""
+    """Receiver: blocks are reserved; send on this link. The first `skip_blocks` blocks I have already.
+
+    `ranks` is the receiver's tensor parallelism.
+    """
 
     transfer_id: str
     attempt: int
     link: LinkKey
     store_address: str
     skip_blocks: int
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import mmap
 from collections.abc import Sequence
@@ -78,12 +79,28 @@ class PagedKvPool:
         with suppress(AttributeError, OSError):  # huge pages, where the system has them
             memory.madvise(mmap.MADV_HUGEPAGE)
         self.data = torch.frombuffer(memory, dtype=dtype).view(shape).zero_()
-        self._rows = self.data.view(num_layers * 2 * num_blocks, -1)  # one block of one layer, K or V, per row
+        self._lay_out()
         first_rows = (torch.arange(num_layers * 2) * num_blocks).view(-1, 1)
         groups = [self.layer_group(group) for group in range(self.num_layer_groups)]
         self._first_rows = [first_rows[layers.start * 2 : layers.stop * 2] for layers in groups]
+
+    def _lay_out(self) -> None:
+        """See `data` as rows for gather and scatter."""
+        per_row = self.num_kv_heads * self.block_size * self.head_dim  # one block of one layer, K or V
+        self._rows = self.data.view(self.num_layers * 2 * self.num_blocks, per_row)
         # Scattering is a loop over elements: the widest ones there are make it a quarter faster.
-        self._wide_dtype = torch.complex128 if self._rows[0].nbytes % 16 == 0 else dtype
+        head_bytes = self.block_size * self.head_dim * self.dtype.itemsize
+        self._wide_dtype = torch.complex128 if head_bytes % 16 == 0 else self.dtype
+
+    def part(self, heads: range) -> PagedKvPool:
+        """Some neighbouring KV heads (global numbers) of the same memory, for a link that carries no others."""
+        first = heads.start - self.first_kv_head
+        assert heads and 0 <= first <= first + len(heads) <= self.num_kv_heads, (heads, self.first_kv_head)
+        part = copy.copy(self)
+        part.num_kv_heads, part.first_kv_head = len(heads), heads.start
+        part.data = self.data[:, :, :, first : first + len(heads)]
+        part._lay_out()
+        return part
 
     @property
     def block_bytes(self) -> int:

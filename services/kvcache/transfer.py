@@ -42,7 +42,9 @@ class Transfers:
         store_address: host:port of this worker's TCPStore, told to senders in every grant.
     """
 
-    def __init__(self, me: WorkerRef, blocks: BlockManager, config: TransferConfig, store_address: str) -> None:
+    def __init__(
+        self, me: WorkerRef, blocks: BlockManager, config: TransferConfig, store_address: str, ranks: int = 1
+    ) -> None:
         self._out = Outbox()
         self._ttl_ns = int(config.lease_ttl_s * NS_PER_S)
         self._renew_ns = int(config.renew_every_s * NS_PER_S)
@@ -50,7 +52,7 @@ class Transfers:
         self._tombstones: dict[Key, tuple[TransferState, int]] = {}
         self._next_renew: int | None = None
         self._drain_ns = int(config.drain_timeout_s * NS_PER_S)
-        links = LinkBook(me, store_address, self._out, config.quarantine_after)
+        links = LinkBook(me, store_address, self._out, config.quarantine_after, ranks)
         self._links = links
         self._sender = SenderEnd(me, blocks, links, self._out, config)
         self._receiver = ReceiverEnd(me, blocks, links, self._out, config)

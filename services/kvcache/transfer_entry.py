@@ -77,6 +77,7 @@ class Transfer:
 
     Attributes:
         blocks: local block ids, each holding one reference of this transfer.
+        peer_ranks: tensor parallelism of the peer, as it said.
         skip_blocks: leading blocks that the receiver has already.
         ready_blocks: sender: leading blocks whose KV is computed, or is being computed by step `ready_step`.
         in_step: receiver: the part that was announced last is computed while it is sent.
@@ -111,6 +112,7 @@ class Transfer:
     first_token: int | None = None
     link: LinkKey | None = None
     store_address: str = ""
+    peer_ranks: int = 1
     reason: str = ""
     granted_ns: int = 0
     unpin_wanted: bool = False

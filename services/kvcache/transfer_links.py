@@ -12,30 +12,34 @@ class LinkBook:
     """Opens links on first use and never uses a condemned one again.
 
     The receiver numbers the epochs of a pair, so both ends agree on which rebuild they mean.
+
+    Attributes:
+        ranks: tensor parallelism of this worker, which peers are told.
     """
 
-    def __init__(self, me: WorkerRef, store_address: str, out: Outbox, quarantine_after: int) -> None:
+    def __init__(self, me: WorkerRef, store_address: str, out: Outbox, quarantine_after: int, ranks: int = 1) -> None:
         self._me = me
         self.store_address = store_address
+        self.ranks = ranks
         self._out = out
         self._epochs: dict[WorkerRef, int] = {}
         self._open: dict[LinkKey, LinkRole] = {}
         self._quarantine_after = quarantine_after
         self._wrong: dict[LinkKey, int] = {}
 
-    def to_receive(self, sender: WorkerRef) -> LinkKey:
+    def to_receive(self, sender: WorkerRef, sender_ranks: int) -> LinkKey:
         """The current link from `sender`, opened when it is new."""
         self._close_former(sender)
         link = LinkKey(sender, self._me, self._epochs.setdefault(sender, 1))
-        self._ensure(link, LinkRole.RECEIVER, self.store_address)
+        self._ensure(OpenLink(link, LinkRole.RECEIVER, self.store_address, sender_ranks))
         return link
 
-    def to_send(self, link: LinkKey, store_address: str) -> None:
+    def to_send(self, link: LinkKey, store_address: str, receiver_ranks: int) -> None:
         """Open the link that a grant names; older epochs of the same pair are closed."""
         self._close_former(link.receiver)
         for old in [known for known in self._open if known.receiver == link.receiver and known.epoch < link.epoch]:
             self.condemn(old, "superseded")
-        self._ensure(link, LinkRole.SENDER, store_address)
+        self._ensure(OpenLink(link, LinkRole.SENDER, store_address, receiver_ranks))
 
     def is_open(self, link: LinkKey) -> bool:
         """The link may be used."""
@@ -78,10 +82,10 @@ class LinkBook:
             if former.worker_id == peer.worker_id and former.incarnation != peer.incarnation:
                 self.peer_lost(former)
 
-    def _ensure(self, link: LinkKey, role: LinkRole, store_address: str) -> None:
-        if link not in self._open:
-            self._open[link] = role
-            self._out.actions.append(OpenLink(link, role, store_address))
+    def _ensure(self, wanted: OpenLink) -> None:
+        if wanted.link not in self._open:
+            self._open[wanted.link] = wanted.role
+            self._out.actions.append(wanted)
 
     def _bump(self, link: LinkKey) -> None:
         if link.receiver == self._me and self._epochs.get(link.sender) == link.epoch:

@@ -68,6 +68,7 @@ class ReceiverEnd:
             self._step(now, old, Input.ABORT)
         transfer = Transfer(body.transfer_id, body.attempt, source, body.request, body.num_tokens, body.discipline, now)
         transfer.first_token = body.first_token
+        transfer.peer_ranks = body.ranks
         self._transfers[body.transfer_id, body.attempt] = transfer
         self.born.append(transfer)
         self._out.notices.append(Offered(body.transfer_id, body.request, body.num_tokens))
@@ -220,7 +221,7 @@ class ReceiverEnd:
             self._blocks.free(transfer.blocks)
 
     def _use_link(self, transfer: Transfer) -> None:
-        transfer.link = self._links.to_receive(transfer.peer)
+        transfer.link = self._links.to_receive(transfer.peer, transfer.peer_ranks)
 
     def _post(self, transfer: Transfer) -> None:
         """Post the part that was just announced; an empty part counts as moved."""
@@ -268,8 +269,15 @@ class ReceiverEnd:
 
     def _tell_grant(self, transfer: Transfer) -> None:
         assert transfer.link is not None
-        address = self._links.store_address
-        body = Grant(transfer.transfer_id, transfer.attempt, transfer.link, address, transfer.skip_blocks)
+        links = self._links
+        body = Grant(
+            transfer.transfer_id,
+            transfer.attempt,
+            transfer.link,
+            links.store_address,
+            transfer.skip_blocks,
+            links.ranks,
+        )
         self._tell(transfer, body)
 
     def _tell(self, transfer: Transfer, body: Grant | Commit | Abort) -> None:

@@ -99,6 +99,7 @@ class SenderEnd:
             return
         transfer.link = body.link
         transfer.store_address = body.store_address
+        transfer.peer_ranks = body.ranks
         transfer.skip_blocks = body.skip_blocks
         transfer.granted_ns = now
         self._step(now, transfer, Input.GRANT)
@@ -221,6 +222,7 @@ class SenderEnd:
             transfer.num_tokens,
             transfer.discipline,
             None if early else transfer.first_token,
+            self._links.ranks,
         )
         self.born.append(transfer)
         self._tell(transfer, body)
@@ -236,7 +238,7 @@ class SenderEnd:
 
     def _use_link(self, transfer: Transfer) -> None:
         assert transfer.link is not None
-        self._links.to_send(transfer.link, transfer.store_address)
+        self._links.to_send(transfer.link, transfer.store_address, transfer.peer_ranks)
 
     def _post(self, transfer: Transfer) -> None:
         """Announce and post the blocks that became ready since the last part.
