@@ -19,6 +19,7 @@ from services.cluster.config import ClusterConfig
 from services.cluster.supervise import (
     ClusterRecord,
     check_memory,
+    check_tp,
     claim_ports,
     end_processes,
     is_running,
@@ -129,6 +130,7 @@ def start(output: Output, config: ClusterConfig, cluster_id: str, folder: Path, 
         steps.begin("model")
         model_folder = prepare_model(config.model.path, folder / "models", steps.say)
         shape = read_shape(model_folder)
+        check_tp(config, shape)
         check_memory(config, shape)
         if (crowded := check_threads(config, usable_cores())) is not None:
             output.note(crowded)

@@ -113,7 +113,7 @@ class ControllerReplica:
     async def scale_pool(self, pool: str, replicas: int) -> dict[str, tuple[str, ...]] | str:
         """Have that many workers in a pool; returns worker ids by pool, or why that cannot be."""
         more = replicas - len(self._controller.wanted()[pool])
-        if reason := check_room(self._config, self._shape, more):
+        if reason := check_room(self._config, self._shape, pool, more):
             return reason
         return self._remember(await self._controller.scale_pool(pool, replicas))
 

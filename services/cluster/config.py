@@ -17,6 +17,8 @@ from services.worker.config import WorkerConfig
 
 MAX_REPLICAS = 64
 """Workers of one pool."""
+MAX_RANKS = 16
+"""Ranks of one worker; the model's KV heads are the tighter bound."""
 
 
 class IdentityConfig(Strict):
@@ -30,16 +32,9 @@ class IdentityConfig(Strict):
 class PoolConfig(Strict):
     """The workers of one role."""
 
-    replicas: int = Field(1, ge=1, le=MAX_REPLICAS, description="Worker processes.")
-    tp: int = Field(1, description="Tensor-parallel ranks of one worker.")
-    threads: int = Field(1, ge=1, description="CPU threads of one worker's torch.")
-
-    @field_validator("tp")
-    @classmethod
-    def _one_rank(cls, tp: int) -> int:
-        if tp != 1:
-            raise ValueError("this version runs a worker on one rank; write 1")
-        return tp
+    replicas: int = Field(1, ge=1, le=MAX_REPLICAS, description="Workers.")
+    tp: int = Field(1, ge=1, le=MAX_RANKS, description="Tensor-parallel ranks of one worker, a process each.")
+    threads: int = Field(1, ge=1, description="CPU threads of torch in each process of a worker.")
 
 
 class PoolsConfig(Strict):

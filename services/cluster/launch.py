@@ -11,14 +11,17 @@ from typing import Any, cast
 import psutil
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from services.cluster.config import ClusterConfig
+from services.cluster.config import MAX_RANKS, ClusterConfig
 from services.cluster.supervise import SESSIONS_FOLDER, prune_sessions, usable_cores, worker_processes
 from services.cluster.topology import placement_of, placements, pool_resources, worker_environment, worker_spec
 from services.core.actions import WorkerReport
 from services.core.errors import StartupError, UnavailableError
-from services.core.wire import NAMESPACE, WorkerInfo, actor_name
+from services.core.wire import NAMESPACE, WorkerInfo, actor_name, rank_name
 from services.worker.actor import WorkerActor
+from services.worker.rank_actor import RankActor
 
 NODE_ADDRESS = "127.0.0.2"
 """Ray replaces 127.0.0.1 by the machine's own address without a word; this one keeps its traffic on loopback."""
@@ -119,28 +122,60 @@ class RayWorkerHost:
 
     def find(self, worker_id: str) -> RayWorker | None:
         """The worker's actor, whoever made it, or None."""
+        actor = self._rank(worker_id, 0)
+        return None if actor is None else RayWorker(actor)
+
+    def _rank(self, worker_id: str, rank: int) -> Any:
+        """The actor of a worker's rank, or None."""
         try:
-            return RayWorker(ray.get_actor(actor_name(self._cluster_id, worker_id), namespace=NAMESPACE))
+            return ray.get_actor(rank_name(self._cluster_id, worker_id, rank), namespace=NAMESPACE)
         except ValueError:
             return None
 
     def launch(self, worker_id: str, pool: str) -> RayWorker:
-        """Make the actor; it outlives its maker and is never restarted by Ray, for the controller decides that."""
+        """Make the actor of every rank; they outlive their maker, and the controller decides what is restarted."""
         placement = placement_of(worker_id, pool)
         spec = worker_spec(self._config, self._cluster_id, self._model_folder, placement, usable_cores())
-        remote = ray.remote(WorkerActor).options(
-            name=actor_name(self._cluster_id, worker_id),
-            namespace=NAMESPACE,
-            lifetime="detached",
-            get_if_exists=True,  # a controller that is being replaced may have made it a moment ago
-            max_restarts=0,
-            max_task_retries=0,
-            max_concurrency=MAX_CONCURRENCY,
-            num_cpus=0,
-            resources={pool: 1},
-            runtime_env={"env_vars": worker_environment(self._config, placement)},
+        options: dict[str, Any] = {
+            "namespace": NAMESPACE,
+            "lifetime": "detached",
+            "get_if_exists": True,  # a controller that is being replaced may have made it a moment ago
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "max_concurrency": MAX_CONCURRENCY,
+            "num_cpus": 0,
+            "resources": {pool: 1},
+            "runtime_env": {"env_vars": worker_environment(self._config, placement)},
+        }
+        data = spec.model_dump(mode="json")
+        if spec.tp > 1:
+            group = self._place(worker_id, pool, spec.tp)
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group)
+        for rank in range(1, spec.tp):
+            name = rank_name(self._cluster_id, worker_id, rank)
+            ray.remote(RankActor).options(name=name, **options).remote(data, rank)
+        name = actor_name(self._cluster_id, worker_id)
+        return RayWorker(ray.remote(WorkerActor).options(name=name, **options).remote(data))
+
+    def _place(self, worker_id: str, pool: str, ranks: int) -> PlacementGroup:
+        """Room for all ranks of a worker on one node, or for none of them."""
+        for known in self._placed(worker_id):
+            return known
+        name = actor_name(self._cluster_id, worker_id)
+        made: PlacementGroup = placement_group(
+            [{pool: 1}] * ranks, strategy="STRICT_PACK", name=name, lifetime="detached"
         )
-        return RayWorker(remote.remote(spec.model_dump(mode="json")))
+        return made
+
+    def _placed(self, worker_id: str) -> list[PlacementGroup]:
+        """The placement group of a worker, whoever made it; none for a worker of one rank."""
+        name = actor_name(self._cluster_id, worker_id)
+        known = cast("dict[str, dict[str, Any]]", placement_group_table())
+        return [
+            PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group)))
+            for group, row in known.items()
+            if row["name"] == name and row["state"] != "REMOVED"
+        ]
 
     def launch_all(self) -> None:
         """Start every worker of the configuration and let it load, without waiting; a controller adopts them later."""
@@ -148,7 +183,7 @@ class RayWorkerHost:
             self.launch(placement.worker_id, placement.pool).begin()
 
     async def kill(self, worker_id: str) -> None:
-        """Kill the worker's process and wait until it is gone and its name is free.
+        """Kill the worker's processes, one for each rank, and wait until they are gone and their names are free.
 
         Ray frees the name of a killed actor before its process ends, and a stopped process (SIGSTOP) never obeys Ray;
         so on this host the process itself is killed.
@@ -157,13 +192,13 @@ class RayWorkerHost:
         for process in processes:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        name = actor_name(self._cluster_id, worker_id)
-        while True:
-            try:
-                ray.kill(ray.get_actor(name, namespace=NAMESPACE))
-            except ValueError:
-                break
-            await asyncio.sleep(0.02)
+        placed = self._placed(worker_id)
+        for rank in range(MAX_RANKS if placed else 1):
+            while (actor := self._rank(worker_id, rank)) is not None:
+                ray.kill(actor)
+                await asyncio.sleep(0.02)
+        for group in placed:
+            remove_placement_group(group)
         while any(process.is_running() for process in processes):
             await asyncio.sleep(0.02)
 

@@ -23,6 +23,7 @@ from services.cluster.topology import CLUSTER_VARIABLE, WORKER_VARIABLE, ledger_
 from services.core.clock import WallClock
 from services.core.errors import MemoryShortError, PortBusyError
 from services.engine.model_shape import ModelShape
+from services.engine.shard import check_ranks, shard_of
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.holder import port_holder
 
@@ -280,14 +281,31 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def worker_bytes(config: ClusterConfig, shape: ModelShape) -> int:
+def weight_bytes(config: ClusterConfig, shape: ModelShape, ranks: int) -> int:
+    """Memory of one worker's weights, the sum over its ranks."""
+    shards = [shard_of(shape, rank, ranks).shape(shape) for rank in range(ranks)]
+    return sum(shard.weight_bytes(config.model.dtype) for shard in shards)
+
+
+def worker_bytes(config: ClusterConfig, shape: ModelShape, ranks: int) -> int:
     """Memory of one worker."""
-    return shape.weight_bytes(config.model.dtype) + config.cache.memory_bytes + PROCESS_BYTES
+    return weight_bytes(config, shape, ranks) + config.cache.memory_bytes + ranks * PROCESS_BYTES
 
 
-def check_room(config: ClusterConfig, shape: ModelShape, more: int) -> str:
-    """Why this host has no memory for that many more workers; "" when it has."""
-    needed, available = more * worker_bytes(config, shape), psutil.virtual_memory().available
+def check_tp(config: ClusterConfig, shape: ModelShape) -> None:
+    """Refuse more ranks than the model can be split into.
+
+    Raises:
+        ConfigError: names the pool.
+    """
+    for name, pool in pools(config).items():
+        check_ranks(shape, pool.tp, f"pools.{name}.tp")
+
+
+def check_room(config: ClusterConfig, shape: ModelShape, pool: str, more: int) -> str:
+    """Why this host has no memory for that many more workers of a pool; "" when it has."""
+    needed = more * worker_bytes(config, shape, pools(config)[pool].tp)
+    available = psutil.virtual_memory().available
     if more <= 0 or needed <= available:
         return ""
     return f"{more} more workers need {needed >> 20} MB and {available >> 20} MB are free; ask for fewer"
@@ -300,12 +318,14 @@ def check_memory(config: ClusterConfig, shape: ModelShape) -> None:
         MemoryShortError: with the sum, its parts, what is free, and what to change.
     """
     workers = sum(pool.replicas for pool in pools(config).values())
-    weights, pool = shape.weight_bytes(config.model.dtype), config.cache.memory_bytes
-    needed = workers * worker_bytes(config, shape) + BASE_BYTES
+    sizes = [(pool.replicas, pool.tp) for pool in pools(config).values()]
+    weights = max(weight_bytes(config, shape, ranks) for _, ranks in sizes)
+    needed = sum(replicas * worker_bytes(config, shape, ranks) for replicas, ranks in sizes) + BASE_BYTES
     available = psutil.virtual_memory().available
     if needed > available:
         raise MemoryShortError(
-            f"{workers} workers need {needed >> 20} MB: {weights >> 20} MB of weights, {pool >> 20} MB of KV pool and "
-            f"{PROCESS_BYTES >> 20} MB of process each, and {BASE_BYTES >> 20} MB for Ray and the front door; "
-            f"{available >> 20} MB are free. Lower cache.memory_bytes or pools.*.replicas, or use a smaller model"
+            f"{workers} workers need {needed >> 20} MB: {weights >> 20} MB of weights, "
+            f"{config.cache.memory_bytes >> 20} MB of KV pool and {PROCESS_BYTES >> 20} MB of process each, and "
+            f"{BASE_BYTES >> 20} MB for Ray and the front door; {available >> 20} MB are free. Lower "
+            "cache.memory_bytes or pools.*.replicas, or use a smaller model"
         )

@@ -50,11 +50,11 @@ def desired(config: ClusterConfig) -> dict[str, tuple[str, ...]]:
 
 
 def pool_resources(config: ClusterConfig) -> dict[str, float]:
-    """Ray resources of a node that hosts the whole cluster: a worker takes one unit of its pool's resource.
+    """Ray resources of a node that hosts the whole cluster: a rank of a worker takes one unit of its pool's resource.
 
     As many units as a pool may have workers, because pools can be scaled; what fits is decided by memory.
     """
-    return dict.fromkeys(pools(config), float(MAX_REPLICAS))
+    return {name: float(MAX_REPLICAS * pool.tp) for name, pool in pools(config).items()}
 
 
 def total_threads(config: ClusterConfig) -> int:
@@ -86,7 +86,7 @@ def check_threads(config: ClusterConfig, cores: int) -> str | None:
                 pool.threads,
                 f"the workers would compute with {total} threads on {cores} cores; write 1, or start fewer workers",
             )
-    return f"{total} workers compute on {cores} cores and slow each other down; no cores are lent"
+    return f"the workers compute with {total} threads on {cores} cores and slow each other down; no cores are lent"
 
 
 def wanted_path(state_folder: Path, cluster_id: str) -> Path:
@@ -123,6 +123,7 @@ def worker_spec(
         pool=placement.pool,
         roles=placement.roles,
         threads=pools(config)[placement.pool].threads,
+        tp=pools(config)[placement.pool].tp,
         core_ledger=core_ledger(config, cluster_id, cores),
         model=config.model,
         model_folder=model_folder,

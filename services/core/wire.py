@@ -18,6 +18,11 @@ def actor_name(cluster_id: str, worker_id: str) -> str:
     return f"{cluster_id}/{worker_id}"
 
 
+def rank_name(cluster_id: str, worker_id: str, rank: int) -> str:
+    """Name of the detached actor of a worker's rank; rank 0 is the worker itself."""
+    return f"{actor_name(cluster_id, worker_id)}/{rank}" if rank else actor_name(cluster_id, worker_id)
+
+
 def pack(value: object) -> bytes:
     """Arguments of an actor call as bytes.
 

@@ -27,4 +27,5 @@ step_progress.py   how far the running step is, for links
 checksum.py        sums that find a wrong byte of KV
 kv_wire.py         headers, ranges and staging buffers of a link
 kv_link.py         KV between two workers over torch.distributed
+kv_pairs.py        the same between workers of several ranks
 """

@@ -85,6 +85,7 @@ class GlooLink:
         pool: pages to send or to receive into; both ends have the same geometry.
         host: local address that the group's sockets are bound to.
         progress: of the steps that compute what is sent.
+        pair: name of the two ranks that meet, where the workers have several.
         hit: passes a fault point (`sending` or `receiving`, layer group) and names the fault to perform here, or None.
     """
 
@@ -97,8 +98,10 @@ class GlooLink:
         host: str,
         hit: FaultHook,
         progress: StepProgress,
+        pair: str = "0-0",
     ) -> None:
         self._key = key
+        self._name = f"{key.name}/{pair}"
         self._role = role
         self._peer = 1 - RANK[role]
         self._store_address = store_address
@@ -128,7 +131,7 @@ class GlooLink:
         self._run(lambda: self._join(deadline), deadline)
 
     def _join(self, deadline: Deadline) -> None:
-        group = join_group(self._store_address, self._key.name, RANK[self._role], 2, self._host, deadline.left_s())
+        group = join_group(self._store_address, self._name, RANK[self._role], 2, self._host, deadline.left_s())
         with self._changed:
             if self._broken:
                 return  # left behind: nobody has seen this group, and it goes with this frame

@@ -29,9 +29,9 @@ LOAD_S = 120.0
 """How long a rank that has loaded waits for the others."""
 
 
-def encode_rows(rows: Sequence[Row]) -> Words:
-    """What the other ranks need of a step: for each row (tokens, start, blocks), then all ids, then all block ids."""
-    words = array("q", [len(rows)])
+def encode_rows(step_id: int, rows: Sequence[Row]) -> Words:
+    """What the other ranks need of a step: its id, each row's (tokens, start, blocks), all ids, all block ids."""
+    words = array("q", [step_id, len(rows)])
     for row in rows:
         words.extend((len(row.token_ids), row.start, len(row.block_table)))
     for row in rows:
@@ -41,11 +41,11 @@ def encode_rows(rows: Sequence[Row]) -> Words:
     return np.frombuffer(words, dtype=np.int64)
 
 
-def decode_rows(words: Words) -> list[Row]:
-    """The rows that `encode_rows` wrote, without names and samples."""
-    count = int(words[0])
-    sizes = words[1 : 1 + ROW_WORDS * count].reshape(count, ROW_WORDS).tolist()
-    rest = words[1 + ROW_WORDS * count :].tolist()
+def decode_rows(words: Words) -> tuple[int, list[Row]]:
+    """The step id and the rows that `encode_rows` wrote, without names and samples."""
+    step_id, count = words[:2].tolist()
+    sizes = words[2 : 2 + ROW_WORDS * count].reshape(count, ROW_WORDS).tolist()
+    rest = words[2 + ROW_WORDS * count :].tolist()
     blocks_at = sum(tokens for tokens, _, _ in sizes)
     token_at = 0
     rows = []
@@ -54,7 +54,7 @@ def decode_rows(words: Words) -> list[Row]:
         rows.append(Row(f"row {index}", tuple(ids), start, tuple(table), None))
         token_at += tokens
         blocks_at += blocks
-    return rows
+    return step_id, rows
 
 
 class TpRunner(ModelRunner):
@@ -85,8 +85,8 @@ class TpRunner(ModelRunner):
         """
         batch = build(rows, self.shape, self.pool, self.model.exact)  # a bad row is refused before any rank hears of it
         try:
-            self.group.send(encode_rows(rows), range(1, self.group.ranks))
-            return self.model.forward(batch, self.pool, score=score)
+            self.group.send(encode_rows(self.progress.step_id, rows), range(1, self.group.ranks))
+            return self.model.forward(batch, self.pool, self.progress.layers_done, score)
         except Exception as error:  # whatever it was, the other ranks are somewhere in the middle of a step
             self.group.close()
             raise RunnerLost(f"a rank was lost in a step: {error}") from error
@@ -110,8 +110,11 @@ def follow(runner: ModelRunner, group: RankGroup) -> None:
     """
     try:
         while len(words := group.receive(0)):
+            step_id, rows = decode_rows(words)
+            runner.progress.begin(step_id)
             with torch.inference_mode():
-                runner.forward(decode_rows(words))
+                runner.forward(rows)
+            runner.progress.end(ok=True)
     except Exception as error:
         group.close()
         raise RunnerLost(f"rank {group.rank} ends: {error}") from error

@@ -2,7 +2,8 @@
 
 Files in reading order: config (what a worker is started with), assemble (spec to state machine; pure), step_thread
 (runs torch), links (runs KV links), peers (control messages), peer_server and peer_calls (the sockets they go by),
-subscriptions (token streams), core_ledger and lent_cores (cores of idle workers for decode steps), faults (test hooks),
-performer (events in, actions performed), usage (threads and sockets), link_probe (measures the way to another worker),
-process (all parts wired), actor (the Ray actor class).
+rank_links (links of all ranks as one), subscriptions (token streams), core_ledger and lent_cores (cores of idle
+workers for decode steps), faults (test hooks), performer (events in, actions performed), usage (threads and sockets),
+link_probe (measures the way to another worker), rank_process (ranks beyond the first), process (all parts wired),
+actor (the Ray actor class), rank_actor (that of the other ranks).
 """

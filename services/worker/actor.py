@@ -49,9 +49,9 @@ class WorkerActor:
         # Imported here and in a thread: torch takes seconds, and whoever only launches this class does without it.
         configure_logs(self._spec.telemetry, self._spec.pool, self._spec.worker_id)
         process = await asyncio.to_thread(importlib.import_module, "services.worker.process")
-        runner = await asyncio.to_thread(process.load, self._spec)
+        loaded = await asyncio.to_thread(process.load, self._spec)
         channels = PeerChannels(ActorDirectory(self._spec.cluster_id))
-        started: WorkerProcess = process.WorkerProcess(self._spec, runner, channels)
+        started: WorkerProcess = process.WorkerProcess(self._spec, loaded, channels)
         await started.peer_server.start(self._spec.worker.host, self._spec.worker.peer_ports)
         self._process = started
         self._heard_ns = self._clock.now_ns()

@@ -20,7 +20,7 @@ def build_worker_core(
     """Stages of the spec's roles over one pool of `num_blocks` blocks."""
     cache = spec.cache
     blocks = BlockManager(num_blocks, cache.block_size_tokens, cache.watermark, cache.prefix_caching)
-    transfers = Transfers(me, blocks, spec.transfer, store_address)
+    transfers = Transfers(me, blocks, spec.transfer, store_address, spec.tp)
     scheduler = MixedScheduler(spec.scheduler, blocks)
     stages: dict[str, Stage] = {}
     # Role is state: a decode worker can compute a prompt that is not worth a hand-off, and stays a decode worker.

@@ -21,6 +21,7 @@ class WorkerConfig(Strict):
     max_unacknowledged_items: int = Field(4096, ge=16, description="Stream items kept for a front door that lags.")
     controller_silence_s: float = Field(60.0, gt=0, description="Drain and exit when no controller calls this long.")
     lend_cores: bool = Field(True, description="Let decode steps use the cores of workers that idle, on one host.")
+    rank_timeout_s: float = Field(10.0, gt=0, description="A rank that is this late in a step is lost.")
     store_ports: tuple[int, int] = Field((0, 0), description="Port range of KV stores; (0, 0): any free port.")
     peer_ports: tuple[int, int] = Field((0, 0), description="Port range of messages between workers; (0, 0): any.")
 
@@ -33,6 +34,7 @@ class WorkerSpec(Strict):
     pool: str
     roles: tuple[str, ...]
     threads: int = Field(1, ge=1)
+    tp: int = Field(1, ge=1, description="Tensor-parallel ranks, a process each; this is the spec of all of them.")
     core_ledger: str | None = Field(None, description="File in which this host's workers lend cores; None: no lending.")
     model: ModelConfig
     model_folder: str = Field(description="Folder with config.json and safetensors, ready to load.")

@@ -11,7 +11,6 @@ from services.core.actions import (
     CloseLink,
     Event,
     LinkLost,
-    LinkRole,
     LinkUp,
     OpenLink,
     PostReceive,
@@ -130,7 +129,7 @@ class Links:
         self,
         me: WorkerRef,
         post: Callable[[Event], None],
-        make_link: Callable[[LinkKey, LinkRole, str], KvLink],
+        make_link: Callable[[OpenLink], KvLink],
         max_jobs: int = MAX_JOBS,
     ) -> None:
         self._source = me.worker_id
@@ -143,7 +142,7 @@ class Links:
         """Start the thread of a link; it opens the link and then performs its posts."""
         self._reap()
         assert action.link not in self._threads, f"{action.link.name} is opened twice"
-        link = self._make_link(action.link, action.role, action.store_address)
+        link = self._make_link(action)
         self._threads[action.link] = LinkThread(link, self._post, self._source, self._max_jobs)
 
     def send(self, action: PostSend) -> None:

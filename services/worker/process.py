@@ -8,16 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from services.core.actions import FrontDoorLost, LinkRole, StepDone, WorkerReport
+from services.core.actions import FrontDoorLost, LinkRole, OpenLink, StepDone, WorkerReport
 from services.core.clock import NS_PER_MS, WallClock
 from services.core.decision_log import DecisionLog
-from services.core.peer import LinkKey
-from services.core.ports import Runner
+from services.core.ports import KvLink, Runner
 from services.core.request import WorkerRef
 from services.core.seeds import new_incarnation
 from services.core.wire import LinkProbe, WorkerInfo
-from services.engine.kv_link import GlooLink, StoreServer
+from services.engine.kv_link import StoreServer
+from services.engine.kv_pairs import make_link
 from services.engine.model_runner import ModelRunner, load_runner
+from services.engine.rank_group import RankGroup
+from services.engine.tp_runner import TpRunner
 from services.telemetry.exporter import Exporter, MetricsTarget
 from services.telemetry.workers import worker_samples
 from services.worker.assemble import build_worker_core, log_header
@@ -30,6 +32,8 @@ from services.worker.links import Links
 from services.worker.peer_server import PeerServer
 from services.worker.peers import PeerCall, Peers
 from services.worker.performer import WorkerPerformer
+from services.worker.rank_links import RankLinks
+from services.worker.rank_process import call_ranks
 from services.worker.step_thread import StepThread
 from services.worker.subscriptions import Subscriptions
 from services.worker.usage import Usage
@@ -37,8 +41,17 @@ from services.worker.usage import Usage
 logger = logging.getLogger(__name__)
 
 
-def load(spec: WorkerSpec) -> ModelRunner:
-    """Load weights and make the KV pool; blocking, seconds."""
+Loaded = tuple[ModelRunner, RankGroup | None]
+
+
+def load(spec: WorkerSpec) -> Loaded:
+    """Load weights and make the KV pool; blocking, seconds.
+
+    Returns:
+        The runner, and the group for orders to the other ranks where there are any.
+    """
+    if spec.tp > 1:
+        return call_ranks(spec)
     runner = load_runner(
         Path(spec.model_folder),
         spec.model.dtype,
@@ -51,7 +64,7 @@ def load(spec: WorkerSpec) -> ModelRunner:
         runner.compare_threads(spec.threads, spec.threads + 1)
     for note in runner.notes:
         logger.warning("worker %s: %s", spec.worker_id, note)
-    return runner
+    return runner, None
 
 
 def with_lent_cores(spec: WorkerSpec, runner: ModelRunner) -> Runner:
@@ -67,11 +80,12 @@ class WorkerProcess:
 
     Args:
         spec: what to be.
-        runner: loaded model and pool.
+        loaded: model and pool, and the other ranks.
         call: reaches other workers.
     """
 
-    def __init__(self, spec: WorkerSpec, runner: ModelRunner, call: PeerCall) -> None:
+    def __init__(self, spec: WorkerSpec, loaded: Loaded, call: PeerCall) -> None:
+        runner, ranks = loaded
         self.spec = spec
         self.me = WorkerRef(spec.worker_id, new_incarnation())
         self._clock = WallClock()
@@ -95,10 +109,13 @@ class WorkerProcess:
         self.subscriptions = Subscriptions(self.me, spec.worker, self._clock, self._report, self._front_door_lost)
         self.peer_server = PeerServer(self.me, self.performer.feed)
         self._metrics = self._serve_metrics()
-        self._links = Links(self.me, self.performer.feed_threadsafe, self._make_link)
-        self._pool, self._progress = runner.pool, runner.progress
-        steps = with_lent_cores(spec, runner)
-        self._steps = StepThread(steps, lambda output: self.performer.feed_threadsafe(StepDone("runner", output)))
+        self._runner = runner
+        self._links = self._make_links(ranks)
+        self._steps = StepThread(
+            with_lent_cores(spec, runner),
+            lambda output: self.performer.feed_threadsafe(StepDone("runner", output)),
+            self._end,
+        )
         self.performer.connect(self._steps, self._links, Peers(self.me, call, self.performer.feed), self.subscriptions)
 
     def hit(self, point: str, value: int | None = None) -> str | None:
@@ -108,8 +125,21 @@ class WorkerProcess:
             self.store.close()
         return fault
 
-    def _make_link(self, key: LinkKey, role: LinkRole, store_address: str) -> GlooLink:
-        return GlooLink(key, role, store_address, self._pool, self.spec.worker.host, self.hit, self._progress)
+    def _make_links(self, ranks: RankGroup | None) -> Links | RankLinks:
+        if ranks is None:
+            return Links(self.me, self.performer.feed_threadsafe, self._make_link)
+        links = RankLinks(ranks, self.performer.feed_threadsafe, self._end)
+        links.start(Links(self.me, links.answer, self._make_link))
+        return links
+
+    def _make_link(self, action: OpenLink) -> KvLink:
+        runner, spec = self._runner, self.spec
+        return make_link(action, runner.pool, spec.worker.host, self.hit, runner.progress, ranks=spec.tp)
+
+    def _end(self, reason: str) -> None:
+        """A part of this worker is gone, so all of it ends; the other ranks end when their connections do."""
+        logger.error("worker %s ends: %s", self.spec.worker_id, reason)
+        os._exit(1)
 
     async def probe_link(self, role: LinkRole, name: str, store_address: str, payload_bytes: int) -> LinkProbe:
         """One end of a probe (see link_probe.py)."""
@@ -164,6 +194,8 @@ class WorkerProcess:
             self._metrics.close()
         self._links.shutdown()
         self._steps.stop()
+        if isinstance(self._runner, TpRunner):
+            self._runner.close()
         self.store.close()
         if self._log_file is not None:
             self._log_file.close()

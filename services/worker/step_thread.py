@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from services.core.batch import ScheduledBatch, StepOutput
-from services.core.ports import Runner
+from services.core.ports import Runner, RunnerLost
 
 
 class StepThread:
@@ -16,11 +16,13 @@ class StepThread:
     Args:
         runner: called from this thread alone.
         done: takes each answer; called on this thread, so it must be thread-safe.
+        lost: the runner cannot go on; no batch is answered any more.
     """
 
-    def __init__(self, runner: Runner, done: Callable[[StepOutput], None]) -> None:
+    def __init__(self, runner: Runner, done: Callable[[StepOutput], None], lost: Callable[[str], None]) -> None:
         self._runner = runner
         self._done = done
+        self._lost = lost
         self._batches: queue.SimpleQueue[ScheduledBatch | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="step", daemon=True)
         self._thread.start()
@@ -38,6 +40,9 @@ class StepThread:
         while (batch := self._batches.get()) is not None:
             try:
                 output = self._runner.execute(batch)
+            except RunnerLost as error:
+                self._lost(str(error))
+                return
             except Exception as error:  # the requests of this batch fail; the worker goes on
                 output = StepOutput(batch.step_id, (), error=f"{type(error).__name__}: {error}")
             self._done(output)

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from services.core.actions import LinkRole
+from services.core.actions import LinkRole, OpenLink
 from services.core.peer import LinkKey
 from services.core.request import WorkerRef
 from services.engine import kv_wire
 from services.engine.kv_link import GlooLink, StoreServer
+from services.engine.kv_pairs import make_link
 from services.engine.kv_pool import PagedKvPool
 from services.engine.step_progress import StepProgress
 from services.worker.faults import Faults
@@ -45,7 +46,7 @@ class Side:
         self.faults = Faults("side", None, enabled=True)
         self.progress = StepProgress()
         self.store: StoreServer | None = None
-        self.links: dict[LinkKey, GlooLink] = {}
+        self.links: dict[LinkKey, Any] = {}
         self._raw = torch.empty(0, dtype=torch.uint8)
 
     def serve(self) -> str:
@@ -64,6 +65,12 @@ class Side:
         made = GlooLink(link, LinkRole(role), address, self.pool, HOST, self.faults.hit, self.progress)
         self.links[link] = made
         made.open(timeout_s)
+
+    def open_rank(self, link: LinkKey, role: str, address: str, rank: int, ranks: int, peer_ranks: int) -> None:
+        """Make one rank's end and meet the others."""
+        wanted = OpenLink(link, LinkRole(role), address, peer_ranks)
+        self.links[link] = make_link(wanted, self.pool, HOST, self.faults.hit, self.progress, rank, ranks)
+        self.links[link].open(20.0)
 
     def send(self, link: LinkKey, blocks: list[int], part: int = 0, timeout_s: float = 20.0, **names: Any) -> None:
         """Send a part."""

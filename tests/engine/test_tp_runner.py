@@ -168,7 +168,8 @@ def test_a_rank_that_dies_or_hangs_ends_the_runner(tmp_path: Path, blow: signal.
 @pytest.mark.parametrize("blocks", [1, 700], ids=["one frame", "several frames"])
 def test_rows_cross_as_numbers(blocks: int) -> None:
     rows = [Row("a", (5, 6, 7), 4, tuple(range(blocks)), None), Row("b", (9,), 0, (3,), GREEDY)]
-    back = decode_rows(encode_rows(rows))
+    step_id, back = decode_rows(encode_rows(7, rows))
+    assert step_id == 7
     assert [(row.token_ids, row.start, row.block_table) for row in back] == [
         (row.token_ids, row.start, row.block_table) for row in rows
     ]

@@ -28,7 +28,7 @@ def test_set_wins_over_the_file() -> None:
     [
         ("pools.decode.replica=2", "pools.decode.replica", "replicas"),
         ("frontdoor.grpc_port=70000", "frontdoor.grpc_port", "65535"),
-        ("pools.decode.tp=2", "pools.decode.tp", "write 1"),
+        ("pools.decode.tp=17", "pools.decode.tp", "16"),
         ("testing.fault=token=1:kill", "testing", "testing.enabled"),
         ("model.dtype=int3", "model.dtype", "float16"),
         ("cache.memory_bytes=many", "cache.memory_bytes", "integer"),

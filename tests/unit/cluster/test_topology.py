@@ -26,7 +26,7 @@ def test_too_many_threads_are_refused_with_the_key() -> None:
 
 def test_more_workers_than_cores_are_told() -> None:
     warning = check_threads(config(decode={"replicas": 3}), 2)
-    assert warning is not None and "4 workers" in warning
+    assert warning is not None and "4 threads on 2 cores" in warning
 
 
 def test_cores_are_lent_where_there_is_one_for_every_worker() -> None:

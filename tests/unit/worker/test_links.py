@@ -90,7 +90,7 @@ class Rig:
     def __init__(self, max_jobs: int = 256) -> None:
         self.fakes: dict[LinkKey, FakeLink] = {}
         self.events: queue.Queue[Event] = queue.Queue()
-        self.links = Links(ME, self.events.put, lambda link, role, address: self.fake(link), max_jobs)
+        self.links = Links(ME, self.events.put, lambda action: self.fake(action.link), max_jobs)
 
     def fake(self, link: LinkKey) -> FakeLink:
         return self.fakes.setdefault(link, FakeLink(link))
