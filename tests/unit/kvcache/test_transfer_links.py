@@ -14,11 +14,11 @@ ME, OTHER, NEXT = WorkerRef("decode-0", 1), WorkerRef("prefill-0", 2), WorkerRef
 def test_a_successor_closes_the_links_of_its_former_process() -> None:
     out = Outbox()
     links = LinkBook(ME, "h:1", out, quarantine_after=2)
-    old = links.to_receive(OTHER)
-    links.to_send(LinkKey(ME, OTHER, 1), "h:2")
-    beside = links.to_receive(WorkerRef("prefill-1", 9))
+    old = links.to_receive(OTHER, 1)
+    links.to_send(LinkKey(ME, OTHER, 1), "h:2", 1)
+    beside = links.to_receive(WorkerRef("prefill-1", 9), 1)
     out.drain()
-    new = links.to_receive(NEXT)
+    new = links.to_receive(NEXT, 1)
     assert new == LinkKey(NEXT, ME, 1)
     actions = out.drain()[0]
     closed = [action.link for action in actions if isinstance(action, CloseLink)]
