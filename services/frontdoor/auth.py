@@ -66,7 +66,9 @@ class Authenticator:
     def __init__(self, config: AuthConfig) -> None:
         self._config = config
         self._by_hash: dict[str, Identity] | None = None
-        self._files = WatchedFiles([config.keys_file] if config.keys_file else [])
+        self._keys_file = Path(config.keys_file or "").expanduser()
+        self._secret_file = Path(config.secret_file or "").expanduser()
+        self._files = WatchedFiles([str(self._keys_file)] if config.keys_file else [])
         if config.keys_file:
             self._by_hash = self._load()
 
@@ -108,8 +110,8 @@ class Authenticator:
         return True
 
     def _load(self) -> dict[str, Identity]:
-        keys = read_keys(Path(self._config.keys_file or ""))
-        secret = read_secret(Path(self._config.secret_file or ""))
+        keys = read_keys(self._keys_file)
+        secret = read_secret(self._secret_file)
         return {
             key.sha256: Identity(
                 tenant=key.tenant,

@@ -26,8 +26,8 @@ class ServerTls:
     """
 
     def __init__(self, config: TlsConfig) -> None:
-        self._config = config
-        self._files = WatchedFiles([config.cert_file, config.key_file])
+        self._cert_file, self._key_file = (str(Path(f).expanduser()) for f in (config.cert_file, config.key_file))
+        self._files = WatchedFiles([self._cert_file, self._key_file])
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._pair = self._load()
@@ -64,12 +64,12 @@ class ServerTls:
         except ConfigError as error:
             logger.error("the certificate stays as it was: %s", error.message)
             return False
-        logger.info("new connections get the certificate of %s", self._config.cert_file)
+        logger.info("new connections get the certificate of %s", self._cert_file)
         return True
 
     def _load(self) -> tuple[bytes, bytes]:
         """Key and certificates in PEM, checked on a context of their own before the one in use takes them."""
-        files = (self._config.cert_file, self._config.key_file)
+        files = (self._cert_file, self._key_file)
         try:
             pair = Path(files[1]).read_bytes(), Path(files[0]).read_bytes()
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*files, password=refuse_passphrase)

@@ -7,6 +7,7 @@ import ssl
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -169,3 +170,35 @@ async def test_replicas_with_tls_and_keys_share_ports_and_strangers_are_refused(
         with pytest.raises(PortBusyError, match=r"frontdoor\.grpc_port = \d+: held by pid \d+"):
             async with serving(tmp_path, "c2", **ports, **secure):
                 pass
+
+
+async def test_keys_tenants_and_limits_hold_at_the_http_door_too(tmp_path: Path) -> None:
+    cert_file, key_file, _ = write_certificate(tmp_path, "door.test")
+    auth = write_keys(tmp_path, ALICE, BOB, bob={"requests_per_s": 0.001, "burst_requests": 1})
+    async with serving(tmp_path, auth=auth, tls={"cert_file": cert_file, "key_file": key_file}) as served:
+        trust = ssl.create_default_context(cafile=cert_file)
+        trust.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        base = f"https://127.0.0.1:{served.servers.http_port}"
+        async with httpx.AsyncClient(base_url=base, verify=trust) as client:
+            assert (await client.get("/livez")).status_code == 200
+            for headers in ({}, {"authorization": "Bearer wrong-key"}):
+                answer = await client.get("/v1/models", headers=headers)
+                error = answer.json()["error"]
+                assert (answer.status_code, error["type"], error["code"]) == (
+                    401,
+                    "authentication_error",
+                    "invalid_api_key",
+                )
+            body = {"model": "tiny", "prompt": "hello"}
+            answers = [
+                await client.post(
+                    "/v1/completions",
+                    json=body,
+                    headers={"authorization": f"Bearer {key}", "x-request-id": f"echo.{n}"},
+                )
+                for n, key in enumerate(("alice-key", "bob-key", "bob-key"))
+            ]
+            assert [answer.status_code for answer in answers] == [200, 200, 429], [each.text for each in answers]
+            assert answers[2].json()["error"]["type"] == "rate_limit_error"
+            assert 900 < int(answers[2].headers["retry-after"]) <= 1000
+        assert sorted(request.tenant for _, _, request, _ in served.workers.submitted) == ["alice", "bob"]
