@@ -4,6 +4,7 @@ configuration.md   the pydantic models
 metrics.md         services/telemetry/metrics.py
 troubleshooting.md what `triptych doctor` knows
 grpc.md            the comments of proto/
+http.md            the OpenAPI document
 commands.md        the help of the command line
 """
 
@@ -16,6 +17,7 @@ import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import typer.main
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
@@ -27,6 +29,9 @@ from pydantic_core import PydanticUndefined
 from services.cli.__main__ import app
 from services.cli.findings import PROBLEMS, Severity
 from services.cluster.config import ClusterConfig
+from services.frontdoor.http_app import make_app
+from services.frontdoor.openai_http import OpenAiApi
+from services.telemetry.exporter import Exporter
 from services.telemetry.metrics import METRICS, Metric
 
 DOCS = Path(__file__).parent
@@ -266,6 +271,60 @@ def kind(message: Any, field: Any) -> str:
     return f"optional {name}" if field.proto3_optional else name
 
 
+# --- HTTP -------------------------------------------------------------------------------------------------------
+
+
+def http() -> str:
+    """Paths and bodies of the OpenAPI document that the front door serves."""
+    return page("HTTP API", http_lines())
+
+
+def http_lines() -> Iterator[str]:
+    yield "Port 8000, the OpenAI API for the official clients and health for everybody else. The same as OpenAPI:"
+    yield "`/openapi.json`. Keys go into `Authorization: Bearer KEY`. Every failure is"
+    yield '`{"error": {"message", "type", "param", "code"}}`; 429 and 503 say when to come back in `Retry-After`.'
+    yield "Fields that are not listed are accepted and ignored, but for those of the OpenAI API that would change the"
+    yield "answer: they are refused with 400 and their name. `/metrics` is for Prometheus."
+    yield ""
+    document = served_document()
+    rows = []
+    for path, methods in document["paths"].items():
+        for method, told in methods.items():
+            text = told.get("description") or told.get("summary", "")
+            rows.append((f"`{method.upper()} {path}`", " ".join(text.split()), ", ".join(sorted(told["responses"]))))
+    yield from table(("path", "meaning", "statuses"), rows)
+    for name, schema in document["components"]["schemas"].items():
+        if schema.get("properties"):
+            yield f"### {name}"
+            yield ""
+            yield " ".join(schema.get("description", "").split())
+            yield ""
+            wanted = schema.get("required", [])
+            fields = [
+                (f"`{field}`{' (required)' if field in wanted else ''}", json_type(told), told.get("description", ""))
+                for field, told in schema["properties"].items()
+            ]
+            yield from table(("field", "type", "meaning"), fields)
+
+
+def served_document() -> dict[str, Any]:
+    """The OpenAPI document, from an application that never runs and therefore needs no parts."""
+    api = OpenAiApi(MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock())
+    document: dict[str, Any] = make_app(lambda: True, "", "1", Exporter("frontdoor"), api).openapi()
+    return document
+
+
+def json_type(told: dict[str, Any]) -> str:
+    """A property's type, for people."""
+    if "anyOf" in told:
+        return " or ".join(dict.fromkeys(map(json_type, told["anyOf"])))
+    if "$ref" in told:
+        return f"[{told['$ref'].rpartition('/')[2]}](#{told['$ref'].rpartition('/')[2].lower()})"
+    if told.get("type") == "array":
+        return f"list of {json_type(told.get('items', {}))}"
+    return "null" if told.get("type") == "null" else str(told.get("const") or told.get("type", "any"))
+
+
 # --- commands ---------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +374,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "metrics.md": metrics,
     "troubleshooting.md": troubleshooting,
     "grpc.md": grpc,
+    "http.md": http,
     "commands.md": commands,
 }
 

@@ -210,17 +210,18 @@ def wait_for_workers(steps: Steps, config: ClusterConfig, cluster: RunningCluste
 def announce(output: Output, config: ClusterConfig, cluster_id: str | None) -> None:
     """The last lines on stdout: ready, the addresses, and requests to copy; one line of JSON with a cluster id."""
     grpc = f"{config.frontdoor.host}:{config.frontdoor.grpc_port}"
+    scheme = "http" if config.frontdoor.tls is None else "https"
+    http = f"{scheme}://{config.frontdoor.host}:{config.frontdoor.http_port}"
     if cluster_id is not None:
-        http = f"http://{config.frontdoor.host}:{config.frontdoor.http_port}"
         output.json_line({"ready": True, "cluster_id": cluster_id, "pid": os.getpid(), "grpc": grpc, "http": http})
         return
     output.line("ready")
     output.line(f"gRPC  {grpc}")
-    output.line(f"HTTP  http://{config.frontdoor.host}:{config.frontdoor.http_port}")
+    output.line(f"HTTP  {http}")
     output.line(f'try   triptych chat --server {grpc} "{PROMPT}"')
-    message = f'{{"role": "user", "content": [{{"text": "{PROMPT}"}}]}}'
-    body = f'{{"messages": [{message}], "sampling": {{"max_tokens": 32}}}}'
-    output.line(f"or    grpcurl -plaintext -d '{body}' {grpc} triptych.v1.InferenceService/Generate")
+    message = f'{{"role": "user", "content": "{PROMPT}"}}'
+    body = f'{{"model": "{config.model.served_name}", "messages": [{message}], "max_tokens": 32}}'
+    output.line(f"or    curl {http}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'")
     output.out.file.flush()
 
 
