@@ -33,6 +33,7 @@ from services.core.actions import (
     WorkerReport,
 )
 from services.core.batch import ScheduledBatch, StepOutput
+from services.core.output import by_request
 from services.core.peer import LinkKey
 from services.core.request import FinishReason, Request, WorkerRef
 from services.frontdoor.stream import GOOD_ENDS, TokenStream
@@ -81,7 +82,7 @@ class Client:
     def push(self, emit: Emit) -> None:
         """Take outputs as the front door does."""
         assert not self.over, "nothing comes after the end"
-        for output in emit.outputs:
+        for output in by_request(emit.outputs):
             self.tokens += self.stream.push(output)
             assert self.tokens == self.expected[: len(self.tokens)], (self.request.request_id, self.tokens)
         if (end := self.stream.end) is not None and end.finish not in GOOD_ENDS:
@@ -268,7 +269,7 @@ class FlowWorld(World):
                 self.lose_next_item_of = None
                 self.tell(StreamGap("door", ref))
             elif ref in self.cores:
-                self.tell(Outputs(ref, action.outputs))
+                self.tell(Outputs(ref, by_request(action.outputs)))
 
         self.later(arrival - self.now, deliver)
 

@@ -33,6 +33,7 @@ from services.core.actions import (
     WorkerLost,
 )
 from services.core.batch import ScheduledBatch, StepOutput
+from services.core.output import by_request
 from services.core.peer import LinkKey
 from services.core.request import WorkerRef
 from services.scheduling.host import WorkerCore
@@ -186,7 +187,7 @@ class World:
 
     def emit(self, ref: WorkerRef, action: Emit) -> None:
         """Outputs leave a worker."""
-        self.outputs += [(ref, output) for output in action.outputs]
+        self.outputs += [(ref, output) for output in by_request(action.outputs)]
 
     def copy(self, send: PostSend, receive: PostReceive) -> None:
         """The bytes of a part arrive; this world has none."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.core.batch import ScheduledBatch, StepOutput
+from services.core.output import Output
 from services.core.output import RequestOutput as RequestOutput
 from services.core.peer import LinkKey, PeerBody
 from services.core.request import FinishReason, Request, WorkerRef
@@ -258,7 +259,7 @@ class Emit:
     """Give outputs to `destination`: a front door (from a worker) or a client stream (from the request flow)."""
 
     destination: str
-    outputs: tuple[RequestOutput, ...]
+    outputs: tuple[Output, ...]
 
 
 @dataclass(frozen=True, slots=True)

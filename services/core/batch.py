@@ -96,11 +96,47 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Decodes:
+    """One new token for each of several requests: field by field, because a step has many such rows.
+
+    From step to step only tokens and starts change. What is equal is handed on as the same object, so that a runner
+    sees with `is` what it need not look at again; nothing but speed may depend on that.
+
+    Attributes:
+        request_ids: whose tokens; entry i of every other field belongs to entry i of this one.
+        token_ids: the newest known token of each, whose KV is computed in this step.
+        starts: its position; keys and values of all earlier positions are in the pool.
+        block_tables: KV block ids that cover at least positions 0 .. start.
+        samples: how to draw the token that follows.
+        outputs: the output so far of each whose `sample` counts tokens, () of the others; empty when none counts.
+    """
+
+    request_ids: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    starts: tuple[int, ...]
+    block_tables: tuple[tuple[int, ...], ...]
+    samples: tuple[SampleSpec, ...]
+    outputs: tuple[tuple[int, ...], ...] = ()
+
+    def rows(self) -> tuple[Row, ...]:
+        """The same, row by row."""
+        outputs = self.outputs or ((),) * len(self.request_ids)
+        singles = [(token,) for token in self.token_ids]
+        return tuple(map(Row, self.request_ids, singles, self.starts, self.block_tables, self.samples, outputs))
+
+
+@dataclass(frozen=True, slots=True)
 class ScheduledBatch:
-    """All rows of one step."""
+    """All rows of one step: decodes first, then chunks of prompts."""
 
     step_id: int
-    rows: tuple[Row, ...]
+    chunks: tuple[Row, ...]
+    decodes: Decodes | None = None
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """Every row, in the order of the answer's entries."""
+        return self.chunks if self.decodes is None else self.decodes.rows() + self.chunks
 
     @property
     def num_tokens(self) -> int:

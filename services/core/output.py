@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.core.batch import TokenLogprob
@@ -36,3 +37,34 @@ class RequestOutput:
     logits_digests: tuple[str, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepTokens:
+    """One new token for each of several requests, with nothing else to tell: most of what decode steps tell.
+
+    Attributes:
+        request_ids: whose tokens; entry i of every other field belongs to entry i of this one.
+        attempts, indices: as in `RequestOutput`.
+        token_ids: one each.
+    """
+
+    request_ids: tuple[str, ...]
+    attempts: tuple[int, ...]
+    indices: tuple[int, ...]
+    token_ids: tuple[int, ...]
+
+
+Output = RequestOutput | StepTokens
+
+
+def by_request(outputs: Iterable[Output]) -> tuple[RequestOutput, ...]:
+    """The same, one output for each request and token."""
+    found: list[RequestOutput] = []
+    for output in outputs:
+        if isinstance(output, RequestOutput):
+            found.append(output)
+            continue
+        fields = zip(output.request_ids, output.attempts, output.indices, output.token_ids, strict=True)
+        found += [RequestOutput(name, attempt, index, (token,)) for name, attempt, index, token in fields]
+    return tuple(found)

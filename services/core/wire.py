@@ -6,7 +6,8 @@ import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.core.actions import RequestOutput, WorkerReport
+from services.core.actions import WorkerReport
+from services.core.output import Output
 from services.core.request import WorkerRef
 
 NAMESPACE = "triptych"
@@ -76,7 +77,7 @@ class StreamItem:
     worker: WorkerRef
     pid: int
     report: WorkerReport | None
-    outputs: tuple[RequestOutput, ...]
+    outputs: tuple[Output, ...]
 
 
 @dataclass(frozen=True, slots=True)

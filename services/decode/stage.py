@@ -15,7 +15,7 @@ from services.kvcache.block_manager import BlockManager
 from services.kvcache.transfer import Transfers
 from services.kvcache.transfer_entry import Committed, OfferDropped, Offered, Revoked
 from services.scheduling.host import DECODE, StageEvent
-from services.scheduling.mixed import Admitted, Advanced, MixedScheduler
+from services.scheduling.mixed import Admitted, MixedScheduler, Sampled
 from services.scheduling.outputs import StepOutputs
 from services.scheduling.waiting import RequestState
 
@@ -64,20 +64,17 @@ class DecodeStage:
                 raise AssertionError(f"not for the decode stage: {event}")
         return []
 
-    def advance(self, now: int, advanced: Sequence[Advanced]) -> list[Action]:
+    def advance(self, now: int, sampled: Sequence[Sampled]) -> list[Action]:
         """Every token goes out; a request that is done gives its blocks back."""
         outputs = StepOutputs()
-        for each in advanced:
-            state, token = each.state, each.token
-            if token is None:
-                continue
+        for state, token, logprob in sampled:
             if state.num_new_outputs == 2:
                 state.mark(MarkKind.DECODE_START, now)
-            finish = state.request.sampling.finish_reason(token, state.num_outputs)
+            finish = state.finish_reason(token)
             if finish is not None:
                 state.mark(MarkKind.FINISHED, now)
                 self._scheduler.remove(state)
-            outputs.add(each, token, finish)
+            outputs.add(state, token, logprob, finish)
         return outputs.emits()
 
     def pump(self, now: int) -> list[Action]:

@@ -38,6 +38,7 @@ from services.core.errors import (
     TriptychError,
     UnavailableError,
 )
+from services.core.output import by_request
 from services.core.request import FinishReason, Request, WorkerRef
 from services.core.timeline import MarkKind
 from services.core.wire import StreamItem
@@ -182,7 +183,8 @@ class Performer:
     def receive(self, item: StreamItem) -> None:
         """One item of a subscription; its marks are brought to this process's clock by the item's age."""
         now = self._clock.now_ns()
-        for output in item.outputs:
+        outputs = by_request(item.outputs)
+        for output in outputs:
             stream = self._streams.get(output.request_id)
             if stream is None:
                 continue
@@ -191,8 +193,8 @@ class Performer:
                 stream.timeline.add(mark.kind, at_ns, item.worker.worker_id, item.pid)
         if item.report is not None:
             self._feed(item.report)
-        if item.outputs:
-            self._feed(Outputs(item.worker, item.outputs))
+        if outputs:
+            self._feed(Outputs(item.worker, outputs))
 
     def worker_lost(self, worker: WorkerRef, reason: str) -> None:
         """A worker's process is gone or silent."""
@@ -290,7 +292,7 @@ class Performer:
         stream = self._streams.get(action.destination)
         if stream is None:  # the client went away first
             return
-        for output in action.outputs:
+        for output in by_request(action.outputs):
             if not stream.push(output, now):
                 message = f"the client left {MAX_PENDING_TOKENS} tokens unread"
                 self._give_up(stream, FinishReason.CANCELLED, OverloadedError(message, reason="SLOW_CLIENT"))

@@ -14,7 +14,7 @@ from services.kvcache.transfer_sender import transfer_id_of
 from services.prefill.config import PrefillConfig
 from services.prefill.handoff import HandoffQueue
 from services.scheduling.host import PREFILL, StageEvent, refuse
-from services.scheduling.mixed import Admitted, Advanced, MixedScheduler, Stepping
+from services.scheduling.mixed import Admitted, MixedScheduler, Sampled, Stepping
 from services.scheduling.outputs import StepOutputs
 from services.scheduling.waiting import RequestState
 
@@ -46,22 +46,19 @@ class PrefillStage:
                 return self._failed(now, event)
         raise AssertionError(f"not for the prefill stage: {event}")
 
-    def advance(self, now: int, advanced: Sequence[Advanced]) -> list[Action]:
+    def advance(self, now: int, sampled: Sequence[Sampled]) -> list[Action]:
         """Every token goes out; after the first one the KV is offered, unless the request is decoded here."""
         outputs, actions = StepOutputs(), []
-        for each in advanced:
-            state, token = each.state, each.token
-            if token is None:
-                continue
+        for state, token, logprob in sampled:
             if state.num_new_outputs == 1:
                 state.mark(MarkKind.PREFILL_END, now)
-            finish = state.request.sampling.finish_reason(token, state.num_outputs)
+            finish = state.finish_reason(token)
             if finish is not None:
                 state.mark(MarkKind.FINISHED, now)
                 actions += self._finished(now, state)
             elif state.request.handoff_to is not None:
                 actions += self._handoff(now, state, token)
-            outputs.add(each, token, finish)
+            outputs.add(state, token, logprob, finish)
         return outputs.emits() + actions
 
     def _finished(self, now: int, state: RequestState) -> list[Action]:

@@ -4,6 +4,7 @@ config.py        token budget, order, limits
 waiting.py       the queue and its orders
 token_budget.py  how many tokens a step may take
 preemption.py    whom to evict when blocks run out
+decode_group.py  the requests that decode, kept from step to step
 mixed.py         the scheduler
 outputs.py       a step's tokens, for each front door
 lookahead.py     how many tokens to speculate

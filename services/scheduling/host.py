@@ -31,7 +31,8 @@ from services.core.request import FinishReason, Request
 from services.kvcache.block_manager import BlockManager
 from services.kvcache.transfer import Transfers
 from services.kvcache.transfer_entry import Committed, HandedOff, HandoffFailed, Notice, OfferDropped, Offered, Revoked
-from services.scheduling.mixed import Admitted, Advanced, MixedScheduler, Stepping
+from services.scheduling.mixed import Admitted, MixedScheduler, Sampled, Stepping
+from services.scheduling.outputs import merge_emits
 from services.scheduling.waiting import RequestState
 
 PREFILL, DECODE = "prefill", "decode"
@@ -47,8 +48,8 @@ class Stage(Protocol):
     def handle(self, now: int, event: StageEvent) -> list[Action]:
         """Take a new request, progress of one, or news of a hand-off."""
 
-    def advance(self, now: int, advanced: Sequence[Advanced]) -> list[Action]:
-        """A step ended: what it did to the requests of this stage."""
+    def advance(self, now: int, sampled: Sequence[Sampled]) -> list[Action]:
+        """A step ended: the tokens of this stage's requests."""
 
     def pump(self, now: int) -> list[Action]:
         """Called before every step is scheduled: take in what there is room for."""
@@ -110,6 +111,7 @@ class WorkerCore:
         self._transfers = transfers
         self._unix_offset_ns = unix_offset_ns
         self._cancelled: dict[str, tuple[int | None, int]] = {}
+        self._next_deadline: int | None = None
         self._draining = False
         self._ended: Counter[str] = Counter()
 
@@ -164,6 +166,7 @@ class WorkerCore:
         if known is not None and known.attempt > request.attempt:
             return []
         actions = self._supersede(now, request) if known is not None else []
+        self._expect_deadline(request)
         return actions + stage.handle(now, replace(event, deadline_ns=self._deadline(request)))
 
     def _supersede(self, now: int, request: Request) -> list[Action]:
@@ -200,9 +203,9 @@ class WorkerCore:
         if output.error is not None:
             return self._step_failed(now, output.error)
         actions: list[Action] = []
-        advanced = self._scheduler.complete(output)
+        sampled = self._scheduler.complete(output)
         for name, stage in self._stages.items():
-            of_stage = [each for each in advanced if each.state.stage == name]
+            of_stage = sampled if len(self._stages) == 1 else [each for each in sampled if each[0].stage == name]
             if of_stage:
                 actions += stage.advance(now, of_stage)
         return actions
@@ -247,6 +250,7 @@ class WorkerCore:
         if not self._blocks.fits(notice.request.max_num_tokens):
             return self._transfers.cancel(now, request_id, "context_length_exceeded", attempt)[0]
         actions = self._supersede(now, notice.request) if 0 < known < attempt else []
+        self._expect_deadline(notice.request)
         return actions + stage.handle(now, notice)
 
     def _expire(self, now: int) -> list[Action]:
@@ -260,6 +264,9 @@ class WorkerCore:
                 self._cancelled.pop(request.request_id, None)
                 actions.append(Emit(request.front_door, (_end(request, state, FinishReason.DEADLINE, "DEADLINE"),)))
         self._cancelled = {key: each for key, each in self._cancelled.items() if each[1] > now}
+        self._next_deadline = None
+        for request in self._requests():
+            self._expect_deadline(request)
         return actions
 
     def _schedule(self, now: int) -> list[Action]:
@@ -278,12 +285,19 @@ class WorkerCore:
         """Every request that ends without its full output is counted by reason."""
         for action in actions:
             if isinstance(action, Emit):
-                self._ended.update(f"ended/{output.reason}" for output in action.outputs if output.reason)
+                ends = [output for output in action.outputs if isinstance(output, RequestOutput) and output.reason]
+                self._ended.update(f"ended/{output.reason}" for output in ends)
 
     # --- facts ------------------------------------------------------------------------------------------------
 
     def _deadline(self, request: Request) -> int | None:
         return request.deadline_ns(self._unix_offset_ns)
+
+    def _expect_deadline(self, request: Request) -> None:
+        """No deadline is earlier than `_next_deadline`; a tick in vain, when that request ended, finds the next."""
+        deadline = self._deadline(request)
+        if deadline is not None and (self._next_deadline is None or deadline < self._next_deadline):
+            self._next_deadline = deadline
 
     def _requests(self) -> list[Request]:
         """Every request that holds something here, once."""
@@ -298,8 +312,8 @@ class WorkerCore:
         return list(dict.fromkeys([request.request_id for request in self._requests()] + self._transfers.request_ids()))
 
     def next_wake(self) -> int | None:
-        """Time of the next lease event or deadline."""
-        times = [self._transfers.next_wake(), *(self._deadline(request) for request in self._requests())]
+        """Time of the next lease event, or one that no deadline is before. Asked after every event."""
+        times = [self._transfers.next_wake(), self._next_deadline]
         return min((time for time in times if time is not None), default=None)
 
     def load(self) -> Load:
@@ -352,6 +366,7 @@ class WorkerCore:
             "transfers": self._transfers.state(),
             "stages": {name: stage.state() for name, stage in self._stages.items()},
             "cancelled": {key: list(each) for key, each in self._cancelled.items()},
+            "next_deadline": self._next_deadline,
             "draining": self._draining,
             "ended": dict(self._ended),
         }
@@ -376,18 +391,3 @@ def _end(
     return RequestOutput(
         request.request_id, request.attempt, index, (), finish=finish, reason=reason, message=message, marks=marks
     )
-
-
-def merge_emits(actions: list[Action]) -> list[Action]:
-    """One Emit for each front door, at the place of its first: a step is one item of a stream."""
-    outputs: dict[str, list[RequestOutput]] = {}
-    for action in actions:
-        if isinstance(action, Emit):
-            outputs.setdefault(action.destination, []).extend(action.outputs)
-    merged: list[Action] = []
-    for action in actions:
-        if not isinstance(action, Emit):
-            merged.append(action)
-        elif action.destination in outputs:
-            merged.append(Emit(action.destination, tuple(outputs.pop(action.destination))))
-    return merged

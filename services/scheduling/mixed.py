@@ -1,9 +1,12 @@
-"""The one scheduler: decode rows, then prompt chunks under a token budget, then new prompts (Sarathi-Serve)."""
+"""The one scheduler: decodes, then prompt chunks under a token budget, then new prompts (Sarathi-Serve)."""
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from operator import attrgetter
 
 from services.core.batch import Row, ScheduledBatch, StepOutput, TokenLogprob
@@ -11,18 +14,16 @@ from services.core.clock import NS_PER_S
 from services.core.timeline import MarkKind
 from services.kvcache.block_manager import BlockManager
 from services.scheduling.config import SchedulerConfig
+from services.scheduling.decode_group import DecodeGroup
 from services.scheduling.preemption import NO_BLOCKS, choose_victim, tokens_to_cover
 from services.scheduling.token_budget import TokenBudget
 from services.scheduling.waiting import ORDERS, RequestState, WaitingQueue
 
+Sampled = tuple[RequestState, int, TokenLogprob | None]
+"""A request, the token that a step sampled for it, and that token's log-probability where it was asked for.
 
-@dataclass(frozen=True, slots=True)
-class Advanced:
-    """What a step did to one request: its KV grew, and where all known tokens are computed, a token was sampled."""
-
-    state: RequestState
-    token: int | None
-    logprob: TokenLogprob | None = None
+A plain tuple: a step makes one for each of its requests, and a dataclass takes twenty times as long.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,9 @@ class MixedScheduler:
         self._states: dict[str, RequestState] = {}
         self._waiting = WaitingQueue()
         self._running: list[RequestState] = []
-        self._in_flight: list[tuple[RequestState, int]] = []
+        self._decoding: DecodeGroup | None = None  # None: to be gathered from the running requests
+        self._step_decodes: Sequence[RequestState] = ()
+        self._step_chunks: list[tuple[RequestState, int]] = []
         self._next_step = 1
         self._admitted: list[RequestState] = []
         self._promised = 0
@@ -78,7 +81,7 @@ class MixedScheduler:
         """A request whose blocks and KV are here already; its place was promised."""
         self._states[state.request.request_id] = state
         state.order = self._order(state, self._ageing_ns)
-        self._running.append(state)
+        self._run(state)
 
     def promise(self, places: int, oldest_outside: int | None) -> None:
         """What a stage keeps outside the scheduler that competes with waiting requests.
@@ -103,42 +106,58 @@ class MixedScheduler:
         del self._states[state.request.request_id]
         state.removed = True
         if state in self._running:
-            self._running.remove(state)
+            self._stop_running(state)
         else:
             self._waiting.remove(state)
         if state is self._blocked:
             self._blocked = None
-        if not state.in_flight:
+        if state not in self._step_decodes and all(state is not each for each, _ in self._step_chunks):
             self._free(state)
+
+    def _run(self, state: RequestState) -> None:
+        """A request has blocks; keys never change, so the list stays in order."""
+        insort(self._running, state, key=attrgetter("order"))
+        self._decoding = None
+
+    def _stop_running(self, state: RequestState) -> None:
+        self._running.remove(state)
+        self._decoding = None
 
     # --- one step ---------------------------------------------------------------------------------------------
 
     def schedule(self, now: int) -> ScheduledBatch | None:
         """The next step's batch, or None when nothing can run or a step is running."""
-        if self._in_flight:
+        if self.step_running:
             return None
-        self._running.sort(key=attrgetter("order"))
-        rows = self._decode_rows(now)
-        self._add_prompt_rows(rows, self._budget.total - len(rows))
-        if not rows:
+        decoding = self._decode_group(now)
+        chunks = self._chunks(len(decoding.states))
+        if not decoding.states and not chunks:
             return None
-        self._in_flight = [(self._states[row.request_id], len(row.token_ids)) for row in rows]
-        for state, _ in self._in_flight:
-            state.in_flight = True
-        batch = ScheduledBatch(self._next_step, tuple(rows))
+        self._step_decodes = decoding.states
+        self._step_chunks = [(self._states[row.request_id], len(row.token_ids)) for row in chunks]
+        batch = ScheduledBatch(self._next_step, tuple(chunks), decoding.decodes() if decoding.states else None)
         self._next_step += 1
         return batch
 
-    def _decode_rows(self, now: int) -> list[Row]:
-        """One token for every running decode; when blocks run out, those last in order lose theirs."""
-        rows: list[Row] = []
-        taken: set[str] = set()
-        for state in list(self._running):
-            # Others are prompts, or were preempted for one of those before them.
-            if state.is_decoding and self._has_room(now, state, taken):
-                taken.add(state.request.request_id)
-                rows.append(self._row(state, 1))
-        return rows
+    def _decode_group(self, now: int) -> DecodeGroup:
+        """Every running decode, with room for its token; when blocks run out, those last in order lose theirs."""
+        group = self._decoding or DecodeGroup(self.decodes)
+        growing = group.without_room(self._blocks.block_size)
+        if len(growing) <= self._blocks.free_blocks:
+            for place in growing:
+                state = group.states[place]
+                self._blocks.extend(state.blocks, len(state.tokens))
+            if growing:
+                group.grew(growing)
+        else:
+            taken: set[str] = set()
+            for state in group.states:
+                # Others were preempted for one of those before them.
+                if state.is_decoding and self._has_room(now, state, taken):
+                    taken.add(state.request.request_id)
+            group = DecodeGroup(self.decodes)
+        self._decoding = group
+        return group
 
     def _has_room(self, now: int, state: RequestState, taken: set[str]) -> bool:
         """A block for a decode's next token, if need be another's; False when its own blocks had to go."""
@@ -152,10 +171,12 @@ class MixedScheduler:
                 return False
         return True
 
-    def _add_prompt_rows(self, rows: list[Row], left: int) -> None:
+    def _chunks(self, num_decodes: int) -> list[Row]:
         """Chunks of prompts, running and waiting ones together, in order, until the budget is used."""
+        rows: list[Row] = []
+        left = self._budget.total - num_decodes
         prompts = []
-        if len(rows) < len(self._running):
+        if num_decodes < len(self._running):
             prompts = [state for state in self._running if not state.is_decoding]
         self._blocked = None
         while left > 0:
@@ -167,10 +188,11 @@ class MixedScheduler:
             elif prompts:
                 state = prompts.pop(0)
             else:
-                return
+                break
             count = self._budget.chunk(state.num_computed, state.num_uncomputed, left)
             rows.append(self._row(state, count))
             left -= count
+        return rows
 
     def _admit(self, state: RequestState) -> bool:
         """Blocks for all known tokens of a waiting request, as many as possible from the prefix cache."""
@@ -190,7 +212,7 @@ class MixedScheduler:
         state.num_computed = got.cached_blocks * self._blocks.block_size
         if state.num_preemptions == 0:
             state.cached_tokens = state.num_computed
-        self._running.append(state)
+        self._run(state)
         self._admitted.append(state)
         return True
 
@@ -210,7 +232,7 @@ class MixedScheduler:
 
     def _preempt(self, now: int, state: RequestState) -> None:
         """Take a request's blocks; it waits and computes its known tokens again."""
-        self._running.remove(state)
+        self._stop_running(state)
         self._free(state)
         state.num_computed = 0
         state.prompt_logprobs.clear()
@@ -226,43 +248,64 @@ class MixedScheduler:
 
     def pinned_in_step(self, step_id: int) -> list[Stepping]:
         """The pinned requests of the step that was just scheduled."""
-        return [Stepping(state, state.num_computed + n, step_id) for state, n in self._in_flight if state.pinned]
+        # A decode is never pinned: what it computes is handed off by nobody.
+        return [Stepping(state, state.num_computed + n, step_id) for state, n in self._step_chunks if state.pinned]
 
-    def complete(self, output: StepOutput) -> list[Advanced]:
+    def complete(self, output: StepOutput) -> list[Sampled]:
         """Take a step's result; requests that were removed meanwhile give their blocks back and are not reported."""
         assert output.error is None, output.error
-        advanced = []
-        for index, (state, num_tokens) in enumerate(self._end_step()):
+        decodes, chunks = self._end_step()
+        sampled: list[Sampled] = []
+        logprobs = output.logprobs or repeat(None)
+        for state, token, logprob in zip(decodes, output.tokens, logprobs, strict=False):  # those of chunks follow
             if state.removed:
                 self._free(state)
                 continue
-            state.num_computed += num_tokens
-            if state.num_computed - num_tokens < len(state.request.block_hashes) * self._blocks.block_size:
-                self._blocks.publish(state.blocks, state.request.block_hashes, state.num_computed)
+            assert token is not None, state
+            # Nothing to publish: all blocks with a hash hold tokens that came with the request.
+            state.num_computed += 1
+            state.tokens.append(token)
+            sampled.append((state, token, logprob))
+        for place, (state, count) in enumerate(chunks, start=len(decodes)):
+            if state.removed:
+                self._free(state)
+                continue
+            self._computed(state, count)
             if output.scores:
-                state.prompt_logprobs.extend(output.scores[index])
-            token = output.tokens[index]
+                state.prompt_logprobs.extend(output.scores[place])
+            token = output.tokens[place]
             if token is not None:
                 state.tokens.append(token)
-                if output.logits_digests:
-                    state.digests.append(output.logits_digests[index])
-            advanced.append(Advanced(state, token, output.logprobs[index] if output.logprobs else None))
-        return advanced
+                sampled.append((state, token, output.logprobs[place] if output.logprobs else None))
+            if state.is_decoding:
+                self._decoding = None
+        if output.logits_digests:
+            for state, digest in zip([*decodes, *(state for state, _ in chunks)], output.logits_digests, strict=True):
+                if digest and not state.removed:
+                    state.digests.append(digest)
+        return sampled
+
+    def _computed(self, state: RequestState, count: int) -> None:
+        """The next `count` tokens have their KV; blocks that they filled can be found."""
+        hashes = state.request.block_hashes
+        if state.num_computed < len(hashes) * self._blocks.block_size:
+            self._blocks.publish(state.blocks, hashes, state.num_computed + count)
+        state.num_computed += count
 
     def fail(self) -> list[RequestState]:
         """The step failed: nothing was computed. Returns the requests it held that are not over."""
         failed = []
-        for state, _ in self._end_step():
+        decodes, chunks = self._end_step()
+        for state in [*decodes, *(state for state, _ in chunks)]:
             if state.removed:
                 self._free(state)
             else:
                 failed.append(state)
         return failed
 
-    def _end_step(self) -> list[tuple[RequestState, int]]:
-        ended, self._in_flight = self._in_flight, []
-        for state, _ in ended:
-            state.in_flight = False
+    def _end_step(self) -> tuple[Sequence[RequestState], list[tuple[RequestState, int]]]:
+        ended = self._step_decodes, self._step_chunks
+        self._step_decodes, self._step_chunks = (), []
         return ended
 
     def _free(self, state: RequestState) -> None:
@@ -289,7 +332,7 @@ class MixedScheduler:
     @property
     def step_running(self) -> bool:
         """A batch was handed out and has not come back."""
-        return bool(self._in_flight)
+        return bool(self._step_decodes or self._step_chunks)
 
     @property
     def num_waiting(self) -> int:
@@ -314,7 +357,11 @@ class MixedScheduler:
     def owners(self) -> list[list[int]]:
         """The block references that requests hold, for `BlockManager.check`."""
         held = [state.blocks for state in self._states.values()]
-        return held + [state.blocks for state, _ in self._in_flight if state.removed]
+        return held + [state.blocks for state, _ in self._in_flight() if state.removed]
+
+    def _in_flight(self) -> list[tuple[RequestState, int]]:
+        """Requests of the running step, and how many tokens it computes of each."""
+        return [(state, 1) for state in self._step_decodes] + self._step_chunks
 
     def state(self) -> object:
         """Everything that decides future batches."""
@@ -322,7 +369,7 @@ class MixedScheduler:
             "requests": {request_id: state.state_fields() for request_id, state in self._states.items()},
             "waiting": [state.request.request_id for state in self._waiting],
             "running": [state.request.request_id for state in self._running],
-            "in_flight": [[state.request.request_id, count, state.removed] for state, count in self._in_flight],
+            "in_flight": [[state.request.request_id, count, state.removed] for state, count in self._in_flight()],
             "next_step": self._next_step,
             "promised": [self._promised, self._oldest_outside],
             "blocked": self._blocked.request.request_id if self._blocked else None,
@@ -340,3 +387,6 @@ class MixedScheduler:
             assert state.num_preemptions <= self._max_preemptions, state
             covered = len(state.blocks) * self._blocks.block_size
             assert state.num_computed <= min(covered, len(state.tokens)), state
+        assert running == sorted(running, key=attrgetter("order"))
+        if self._decoding is not None and not self.step_running:
+            self._decoding.check(self.decodes)

@@ -2,39 +2,62 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from services.core.actions import Action, Emit, RequestOutput
+from services.core.batch import TokenLogprob
+from services.core.output import Output, StepTokens
 from services.core.request import FinishReason
-from services.scheduling.mixed import Advanced
+from services.scheduling.waiting import RequestState
 
 
 class StepOutputs:
     """What one stage tells of one step; one `Emit` for each front door."""
 
     def __init__(self) -> None:
-        self._by_front_door: dict[str, list[RequestOutput]] = {}
+        self._tokens: defaultdict[str, list[tuple[str, int, int, int]]] = defaultdict(list)
+        self._others: defaultdict[str, list[Output]] = defaultdict(list)
 
-    def add(self, advanced: Advanced, token: int, finish: FinishReason | None) -> None:
+    def add(self, state: RequestState, token: int, logprob: TokenLogprob | None, finish: FinishReason | None) -> None:
         """A request's newest token, with everything that waited to go with one."""
-        state, request = advanced.state, advanced.state.request
-        is_first = state.num_new_outputs == 1
+        request, num_known = state.request, len(state.tokens)
+        index, is_first = num_known - state.num_prompt - 1, num_known == state.num_given + 1
+        if not (finish or logprob or is_first or state.marks or state.digests):
+            self._tokens[request.front_door].append((request.request_id, request.attempt, index, token))
+            return
         output = RequestOutput(
             request.request_id,
             request.attempt,
-            state.num_outputs - 1,
+            index,
             (token,),
             finish,
             cached_tokens=state.cached_tokens if is_first else 0,
-            marks=state.take_marks() if state.marks else (),
-            logits_digests=state.take_digests() if state.digests else (),
-            logprobs=() if advanced.logprob is None else (advanced.logprob,),
+            marks=state.take_marks(),
+            logits_digests=state.take_digests(),
+            logprobs=() if logprob is None else (logprob,),
             prompt_logprobs=state.take_prompt_logprobs() if is_first else (),
         )
-        outputs = self._by_front_door.get(request.front_door)
-        if outputs is None:
-            self._by_front_door[request.front_door] = [output]
-        else:
-            outputs.append(output)
+        self._others[request.front_door].append(output)
 
     def emits(self) -> list[Action]:
-        """All of them, front doors in the order of their first output."""
-        return [Emit(front_door, tuple(outputs)) for front_door, outputs in self._by_front_door.items()]
+        """All of them; a front door's plain tokens come first, as one."""
+        for front_door, entries in self._tokens.items():
+            request_ids, attempts, indices, token_ids = zip(*entries, strict=True)
+            tokens = StepTokens(request_ids, attempts, indices, token_ids)
+            self._others[front_door].insert(0, tokens)
+        return [Emit(front_door, tuple(outputs)) for front_door, outputs in self._others.items()]
+
+
+def merge_emits(actions: list[Action]) -> list[Action]:
+    """One Emit for each front door, at the place of its first: a step is one item of a stream."""
+    outputs: dict[str, list[Output]] = {}
+    for action in actions:
+        if isinstance(action, Emit):
+            outputs.setdefault(action.destination, []).extend(action.outputs)
+    merged: list[Action] = []
+    for action in actions:
+        if not isinstance(action, Emit):
+            merged.append(action)
+        elif action.destination in outputs:
+            merged.append(Emit(action.destination, tuple(outputs.pop(action.destination))))
+    return merged

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from services.core.batch import SampleSpec, ScoreSpec, TokenLogprob
 from services.core.clock import NS_PER_S
 from services.core.registry import Registry
-from services.core.request import Request
+from services.core.request import FinishReason, Request
 from services.core.timeline import Mark, MarkKind
+
+OF_REQUEST = ("spec", "num_prompt", "num_given", "max_num_tokens", "stop_ids")
+"""Fields of a `RequestState` that repeat what its request says."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,7 +29,6 @@ class RequestState:
         blocks: block ids, each with one reference of this request; empty while it waits.
         stage: name of the stage that hears of its tokens.
         deadline_ns: on this process's clock.
-        in_flight: a row of it is in the running step.
         removed: it is over, but its blocks are held until the running step ends.
         pinned: a hand-off is sending its blocks; it is never preempted.
         order: its key in the configured order; the lowest runs first and is preempted last.
@@ -34,6 +36,9 @@ class RequestState:
         prompt_logprobs: of the prompt's tokens from the second on, as far as computed; they wait for the first token.
         spec: how to sample, the same for every token.
         num_prompt: tokens of the prompt.
+        num_given: tokens that came with the request: the prompt, and the output of earlier attempts.
+        max_num_tokens: tokens at which the output has its longest length.
+        stop_ids: tokens that end the output.
     """
 
     request: Request
@@ -45,7 +50,6 @@ class RequestState:
     blocks: list[int] = field(default_factory=list)
     cached_tokens: int = 0
     num_preemptions: int = 0
-    in_flight: bool = False
     removed: bool = False
     pinned: bool = False
     order: tuple[int, ...] = ()
@@ -54,10 +58,17 @@ class RequestState:
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     spec: SampleSpec = field(init=False)
     num_prompt: int = field(init=False)
+    num_given: int = field(init=False)
+    max_num_tokens: int = field(init=False)
+    stop_ids: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.spec = sample_spec(self.request)
+        # Looked at for every token that is made; a request changes none of them.
         self.num_prompt = len(self.request.prompt)
+        self.num_given = self.num_prompt + len(self.request.resume)
+        self.max_num_tokens = self.request.max_num_tokens
+        self.stop_ids = self.request.sampling.stop_token_ids
 
     @property
     def num_outputs(self) -> int:
@@ -67,7 +78,7 @@ class RequestState:
     @property
     def num_new_outputs(self) -> int:
         """Output tokens of this attempt."""
-        return len(self.tokens) - self.num_prompt - len(self.request.resume)
+        return len(self.tokens) - self.num_given
 
     @property
     def num_uncomputed(self) -> int:
@@ -76,13 +87,19 @@ class RequestState:
 
     @property
     def is_decoding(self) -> bool:
-        """Only the newest output token is uncomputed."""
-        return self.num_computed + 1 == len(self.tokens) > self.num_prompt
+        """Only the newest token is uncomputed, and it was made by this attempt."""
+        return self.num_computed + 1 == len(self.tokens) > self.num_given
 
     @property
     def wants_scores(self) -> bool:
         """The prompt's log-probabilities are to be told, and were not yet."""
         return self.request.sampling.prompt_logprobs is not None and self.num_outputs == 0
+
+    def finish_reason(self, newest: int) -> FinishReason | None:
+        """Whether the output ends with its newest token (`SamplingParams.finish_reason`)."""
+        if newest in self.stop_ids:
+            return FinishReason.STOP
+        return FinishReason.LENGTH if len(self.tokens) >= self.max_num_tokens else None
 
     def outputs_for_penalties(self) -> tuple[int, ...]:
         """The output so far if a penalty counts it, else nothing."""
@@ -116,7 +133,7 @@ class RequestState:
 
     def state_fields(self) -> dict[str, object]:
         """Plain values for the decision log."""
-        apart = ("request", "marks", "tokens", "prompt_logprobs", "spec", "num_prompt")
+        apart = ("request", "marks", "tokens", "prompt_logprobs", *OF_REQUEST)
         fields = {name: getattr(self, name) for name in self.__slots__ if name not in apart}
         fields["request"] = [self.request.request_id, self.request.attempt]
         fields["outputs"] = self.tokens[len(self.request.prompt) :]

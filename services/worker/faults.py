@@ -81,6 +81,8 @@ class Faults:
 
         Kill, stop and stall happen here. Of the others the name is returned: the caller performs them.
         """
+        if self._armed is None:  # this is passed for every token
+            return None
         with self._lock:
             fault = self._armed
             if fault is None or fault.point != point or fault.value not in (None, value):

@@ -28,7 +28,7 @@ class LentCores:
 
     def execute(self, batch: ScheduledBatch) -> StepOutput:
         """Run the step with the cores there are. A step of single tokens is short enough to borrow for."""
-        short = self._lends and all(len(row.token_ids) == 1 for row in batch.rows)
+        short = self._lends and all(len(row.token_ids) == 1 for row in batch.chunks)
         granted = self._ledger.begin(may_borrow=short)
         try:
             if granted != self._threads:

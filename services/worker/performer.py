@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from services.core.actions import (
@@ -17,7 +17,6 @@ from services.core.actions import (
     PeerMessage,
     PostReceive,
     PostSend,
-    RequestOutput,
     RunStep,
     SendPeer,
     Tick,
@@ -25,6 +24,7 @@ from services.core.actions import (
 from services.core.batch import ScheduledBatch
 from services.core.clock import NS_PER_S, Clock
 from services.core.decision_log import DecisionLog
+from services.core.output import Output, StepTokens
 from services.core.peer import Abort, Ack, Commit, Grant, Offer, PeerBody
 from services.core.request import WorkerRef
 from services.scheduling.host import WorkerCore
@@ -68,7 +68,7 @@ class PeerQueue(Protocol):
 class TokenStreams(Protocol):
     """Where outputs go."""
 
-    def push(self, front_door: str, outputs: tuple[RequestOutput, ...]) -> None:
+    def push(self, front_door: str, outputs: tuple[Output, ...]) -> None:
         """Queue outputs."""
 
 
@@ -168,7 +168,11 @@ class WorkerPerformer:
 
     def _emit(self, action: Emit) -> None:
         for output in action.outputs:
-            for index in range(output.index, output.index + len(output.token_ids)):
+            if isinstance(output, StepTokens):
+                indices: Iterable[int] = output.indices
+            else:
+                indices = range(output.index, output.index + len(output.token_ids))
+            for index in indices:
                 self._faults.hit("token", index)
         self._streams.push(action.destination, action.outputs)
 

@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from services.core.actions import RequestOutput, WorkerReport
+from services.core.actions import WorkerReport
 from services.core.clock import NS_PER_S, Clock
+from services.core.output import Output
 from services.core.request import WorkerRef
 from services.core.wire import StreamItem
 from services.worker.config import WorkerConfig
@@ -31,7 +32,7 @@ class _Subscription:
     opening: int = 0
     sequence: int = 0
     dispatches: int = 0
-    pending: list[RequestOutput] = field(default_factory=list)
+    pending: list[Output] = field(default_factory=list)
     unacknowledged: deque[StreamItem] = field(default_factory=deque)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     closed: bool = False
@@ -111,7 +112,7 @@ class Subscriptions:
         subscription.unacknowledged.append(item)
         return item
 
-    def push(self, front_door: str, outputs: tuple[RequestOutput, ...]) -> None:
+    def push(self, front_door: str, outputs: tuple[Output, ...]) -> None:
         """Queue outputs; a front door that is not there, or is too far behind, is lost."""
         subscription = self._subscriptions.get(front_door)
         if subscription is None:

@@ -16,6 +16,7 @@ import yaml
 
 from services.cli.client import access, open_channel
 from services.core.clock import NS_PER_MS
+from services.core.codec import decode
 from services.engine.checkpoint import DEFAULT_MODEL, prepare_model
 from services.frontdoor.auth import hash_key
 from services.pb import cluster_pb2, cluster_pb2_grpc, inference_pb2, inference_pb2_grpc
@@ -129,7 +130,7 @@ def ended_and_last_step(folder: Path, name: str) -> tuple[int, int | None]:
             deadline = event["deadline_ns"]
             ended = min(deadline, ended or deadline)
         for action in entry["actions"]:
-            if action["_"] == "RunStep" and any(row["request_id"] == name for row in action["batch"]["rows"]):
+            if action["_"] == "RunStep" and any(row.request_id == name for row in decode(action["batch"]).rows):
                 last = max(entry["now"], last or 0)
     assert ended is not None, f"{name} is in no log of the request flow"
     return ended, last

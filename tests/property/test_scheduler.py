@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from services.core.actions import Emit, RunStep, StepDone, Submit
 from services.core.batch import ScheduledBatch, StepOutput
+from services.core.output import by_request
 from services.core.request import FinishReason, Request, WorkerRef
 from services.scheduling.host import WorkerCore
 from services.scheduling.token_budget import TokenBudget
@@ -39,7 +40,7 @@ class Colocated:
                 assert self.batch is None
                 self.batch = action.batch
             elif isinstance(action, Emit):
-                for output in action.outputs:
+                for output in by_request(action.outputs):
                     self.tokens.setdefault(output.request_id, []).extend(output.token_ids)
                     if output.finish:
                         self.finished[output.request_id] = output.finish

@@ -68,7 +68,7 @@ def test_a_changed_policy_is_caught_at_the_first_affected_entry(monkeypatch: pyt
         entry["sequence"]
         for entry in map(json.loads, lines[1:])
         if any(
-            row["start"] for action in entry["actions"] if action["_"] == "RunStep" for row in action["batch"]["rows"]
+            row["start"] for action in entry["actions"] if action["_"] == "RunStep" for row in action["batch"]["chunks"]
         )
     )
     assert result.mismatch is not None
