@@ -120,13 +120,12 @@ class WorkerReport:
         context_tokens: tokens whose KV those requests hold.
         dispatch_sequence: number of dispatches of the addressed front door seen so far.
         store_address: host:port of this worker's TCPStore.
-        leases, transfers, tasks: live counts, for leak checks.
+        leases, transfers, tasks, threads, sockets: live counts, for leak checks; the last two of the whole process.
         stages: stages it hosts beside those of its roles too, for requests that are sent there on purpose.
         waiting_offers: hand-offs that wait for blocks here.
         back_pressure: why the oldest of them waits, "" when none does.
         counters: how often something happened that nobody asked for, by `kind/reason`.
         links: KV links that are open.
-        threads, sockets: of the whole process; for leak checks, like leases, transfers and tasks.
         metrics_address: host:port of its /metrics; "" when it has none.
     """
 
