@@ -80,11 +80,13 @@ def rank_pids(cluster: Cluster, worker_id: str) -> list[int]:
     return sorted((each.pid for each in worker_processes(cluster.cluster_id, worker_id)), key=lambda pid: pid == first)
 
 
-def kill_a_rank(cluster: Cluster, worker_id: str, which: int) -> None:
-    """Kill one process of a worker (see `rank_pids`); all of them end, and a whole new worker serves."""
+def kill_a_rank(cluster: Cluster, worker_id: str, which: int, blow: signal.Signals = signal.SIGKILL) -> None:
+    """Hurt one process of a worker (see `rank_pids`); all of them end, and a whole new worker serves."""
     cluster.wait_serving()
     before = rank_pids(cluster, worker_id)
-    os.kill(before[which], signal.SIGKILL)
+    os.kill(before[which], blow)
+    if blow is signal.SIGSTOP:  # a rank that hangs is noticed in the next step
+        cluster.generate([5, 6, 7], max_tokens=3, timeout_s=20)
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before), 20, "every rank ends")
     wait_for(lambda: int(cluster.workers().get(worker_id, {}).get("pid", before[0])) not in before, 60, "a new worker")
     cluster.wait_serving(60)
