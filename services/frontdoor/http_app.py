@@ -15,7 +15,7 @@ from services.frontdoor import openai_schema as schema
 from services.frontdoor.call import current_call
 from services.frontdoor.http_errors import error_response, from_framework, from_validation
 from services.frontdoor.metrics_http import add_metrics
-from services.frontdoor.openai_http import OpenAiApi
+from services.frontdoor.openai_http import OpenAiApi, add_chunks
 from services.telemetry.exporter import Exporter
 
 NOT_READY: dict[int | str, dict[str, Any]] = {
@@ -55,6 +55,7 @@ def make_app(
     api.add_to(app)
     for kind in (TriptychError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, failed)
+    add_chunks(app.openapi())  # which keeps the document that it made
     return app
 
 

@@ -110,24 +110,33 @@ def from_framework(error: HTTPException, method: str, path: str) -> TriptychErro
 
 
 def from_validation(error: RequestValidationError) -> InvalidRequestError:
-    """The first thing that is wrong with a body, with the field's path as a client writes it."""
-    first = error.errors()[0]
+    """What is wrong with the first wrong field of a body, with its path as a client writes it."""
+    errors = error.errors()
+    first = errors[0]
     if first["type"] == "json_invalid":
         detail = str((first.get("ctx") or {}).get("error", "")) or "it ends too early"
         return InvalidJsonError("body", f"is not JSON: {detail} (at character {first['loc'][-1]})")
-    path, value, known = "", error.body, True
-    for part in first["loc"][1:]:
+    found = [field_path(each, error.body) for each in errors if each["loc"][:2] == first["loc"][:2]]
+    # A field of several types has an error for each of them; the one that got deepest is of the type that was meant.
+    _, path, message = max(found, key=lambda each: each[0])
+    return InvalidRequestError(path or "body", message)
+
+
+def field_path(error: Mapping[str, Any], body: Any) -> tuple[int, str, str]:
+    """(depth, path, message) of one of pydantic's errors."""
+    path, value, depth, known = "", body, 0, True
+    for part in error["loc"][1:]:
         if isinstance(value, dict) and part in value:
             path, value = f"{path}.{part}" if path else str(part), value[part]
         elif isinstance(value, list) and isinstance(part, int) and part < len(value):
             path, value = f"{path}[{part}]", value[part]
-        elif first["type"] == "missing" and part == first["loc"][-1]:
+        elif error["type"] == "missing" and part == error["loc"][-1]:
             path, known = f"{path}.{part}" if path else str(part), False
-        # anything else names one of several types that the field may have
-    message = str(first["msg"])
-    if known:
-        message += f"; found {type_name(value)} {shown(value)}"
-    return InvalidRequestError(path or "body", message)
+        else:  # the name of one of several types that the field may have
+            continue
+        depth += 1
+    message = str(error["msg"]) + (f"; found {type_name(value)} {shown(value)}" if known else "")
+    return depth, path, message.rstrip()
 
 
 def type_name(value: object) -> str:

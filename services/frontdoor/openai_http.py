@@ -9,6 +9,7 @@ from typing import Any
 
 import fastapi
 from fastapi import Response
+from pydantic.json_schema import models_json_schema
 
 from services.core.clock import Clock
 from services.core.errors import InvalidRequestError, ModelNotFoundError
@@ -26,7 +27,6 @@ from services.kvcache.block import NO_AUTH_SALT
 from services.pb import inference_pb2 as pb
 
 MS_PER_S = 1000
-EVENTS = {"schema": {"type": "string"}, "description": "`data:` lines with chunks, then `data: [DONE]`."}
 FAILURES: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": schema.ErrorBody, "description": "The request is wrong, or must wait (429, with Retry-After)."},
     "5XX": {"model": schema.ErrorBody, "description": "The server could not answer; 503 and 504 may be sent again."},
@@ -74,23 +74,20 @@ class OpenAiApi:
                 raise ModelNotFoundError(text, model=model_id)
             return self._card()
 
-        streamed: dict[int | str, dict[str, Any]] = {
-            200: {"content": {"text/event-stream": EVENTS}, "description": "Whole, or as events."}
-        }
         add = app.add_api_route
         add(
             "/v1/chat/completions",
             chat,
             methods=["POST"],
             response_model=schema.ChatCompletion,
-            responses={**FAILURES, **streamed},
+            responses={**FAILURES, **streamed(schema.ChatCompletionChunk)},
         )
         add(
             "/v1/completions",
             complete,
             methods=["POST"],
             response_model=schema.Completion,
-            responses={**FAILURES, **streamed},
+            responses={**FAILURES, **streamed(schema.CompletionChunk)},
         )
         add("/v1/models", models, methods=["GET"], responses=FAILURES)
         add("/v1/models/{model_id:path}", model, methods=["GET"], responses=FAILURES)
@@ -173,3 +170,18 @@ class OpenAiApi:
     def _echo(self, message: pb.GenerateRequest, ids: tuple[int, ...]) -> Prompt:
         detokenizer = self._model.tokenizer.detokenizer()
         return Prompt(message.prompt or detokenizer.push(ids) + detokenizer.flush(), ids)
+
+
+def streamed(chunk: type[schema.Answer]) -> dict[int | str, dict[str, Any]]:
+    """What the document says of an answer that may be a stream."""
+    item = {"$ref": f"#/components/schemas/{chunk.__name__}"}
+    text = "Lines of `data: ` and a chunk (x-item-schema), each followed by an empty line; then `data: [DONE]`."
+    events = {"schema": {"type": "string"}, "x-item-schema": item, "description": text}
+    return {200: {"content": {"text/event-stream": events}, "description": "Whole, or as events with `stream`."}}
+
+
+def add_chunks(document: dict[str, Any]) -> None:
+    """Put the chunks of streams into an OpenAPI document; no route answers with one as a whole body."""
+    kinds = [(kind, "serialization") for kind in (schema.ChatCompletionChunk, schema.CompletionChunk)]
+    _, found = models_json_schema(kinds, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+    document["components"]["schemas"] |= found["$defs"]

@@ -42,6 +42,7 @@ class Servers:
         listener = reusable_socket(config.host, config.http_port)
         self.http_port = listener.getsockname()[1]
         await self._grpc.start()
+        listener.listen()  # now, so that whoever waits for this method can connect
         self._http_task = asyncio.create_task(self._http.serve(sockets=[listener]))
 
     async def show_readiness(self) -> None:
