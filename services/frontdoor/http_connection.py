@@ -65,8 +65,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Count what belongs to headers that are not complete."""
+        was_in_head = self._in_head
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
+        if was_in_head and self._in_head and not self.transport.is_closing():
             if self._timer is None:  # line ends between requests begin none, and would hold the connection
                 self._wait(self.limits.header_timeout_s)
             self._head_bytes += len(data)

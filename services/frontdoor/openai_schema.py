@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 # ------------------------------------------------------------------ requests
+
+
+def whole(text: str) -> str:
+    """Raises:
+    ValueError: half a surrogate pair, which JSON can say and UTF-8 cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a surrogate stands alone, so this is no text") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(whole)]
 
 
 class Body(BaseModel):
@@ -18,15 +32,15 @@ class Body(BaseModel):
 class TextPart(Body):
     """A piece of a turn; kinds other than text are refused."""
 
-    type: str = Field(description='"text"; images, audio and files are refused.')
-    text: str | None = None
+    type: Text = Field(description='"text"; images, audio and files are refused.')
+    text: Text | None = None
 
 
 class ChatMessage(Body):
     """A turn of a conversation."""
 
-    role: str = Field(description="system, developer (taken as system), user or assistant.")
-    content: str | list[TextPart] | None = None
+    role: Text = Field(description="system, developer (taken as system), user or assistant.")
+    content: Text | list[TextPart] | None = None
 
 
 class StreamOptions(Body):
@@ -38,13 +52,13 @@ class StreamOptions(Body):
 class Generation(Body):
     """What both kinds of completions share."""
 
-    model: str = Field(description="A name from /v1/models.")
+    model: Text = Field(description="A name from /v1/models.")
     max_tokens: int | None = Field(None, description="Longest output, 1 or more; null: the server's default.")
     temperature: float | None = Field(None, description="0 to 2; 0 always takes the likeliest token; null: 1.")
     top_p: float | None = Field(None, description="Above 0 and up to 1.")
     n: int | None = Field(None, description="Outputs for each prompt, 1 to 16; above 1 only with a temperature.")
     seed: int | None = Field(None, description="0 to 2^63 - 1; the same request with the same seed draws the same.")
-    stop: str | list[str] | None = Field(None, description="Up to 16 strings that end the output before them.")
+    stop: Text | list[Text] | None = Field(None, description="Up to 16 strings that end the output before them.")
     stream: bool | None = Field(None, description="Answer with server-sent events as tokens come.")
     stream_options: StreamOptions | None = Field(None, description="Only with stream.")
     presence_penalty: float | None = Field(None, description="-2 to 2.")
@@ -73,7 +87,7 @@ class ChatCompletionRequest(Generation):
 class CompletionRequest(Generation):
     """POST /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(
+    prompt: Text | list[Text] | list[int] | list[list[int]] = Field(
         description="A text, a list of token ids, or up to 64 of either."
     )
     max_tokens: int | None = Field(16, description="Longest output, 1 or more; null: the server's default.")
