@@ -77,7 +77,8 @@ def up(
     """Start a cluster on this machine and stay in the foreground.
 
     The last lines on stdout are `ready`, the addresses, and requests to copy. The first Ctrl-C lets running requests
-    finish, the second ends at once; neither leaves a process behind.
+    finish, the second ends at once; neither leaves a process behind. SIGHUP reads the configuration again and replaces
+    the front doors, new ones first; streams of the old ones finish.
     """
     from services.cli.up import up as run
 
@@ -95,7 +96,7 @@ def up(
         # The mark must be in the environment that the system shows of this process, so it starts once more with it.
         marked = {**os.environ, **cluster_environment(f"{complete.cluster.name}-{new_incarnation():016x}")}
         os.execve(sys.executable, [sys.executable, "-P", "-m", "services.cli", *sys.argv[1:]], marked)
-    code = run(complete, cluster_id, as_json)
+    code = run(complete, cluster_id, lambda: load_config(config, assignments), as_json)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # Ray's own exit handlers would wait for the processes that are gone by now

@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from services.cli.output import EXIT_CANNOT_START, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, Output, Steps
 from services.cli.settings import state_folder
@@ -39,6 +39,8 @@ from services.frontdoor.tls import ServerTls
 if TYPE_CHECKING:
     from services.cluster.app import RunningCluster
 
+ReadConfig: TypeAlias = Callable[[], ClusterConfig]
+
 POLL_S = 0.1
 PROMPT = "What is the capital of France?"
 
@@ -48,9 +50,11 @@ class Stopping(Exception):
 
 
 class Signals:
-    """Ctrl-C and SIGTERM: the first asks for a drain, the second ends at once."""
+    """Ctrl-C and SIGTERM: the first asks for a drain, the second ends at once. SIGHUP asks for new front doors."""
 
     def __init__(self) -> None:
+        self.news = threading.Event()
+        self.replace = threading.Event()
         self.asked = threading.Event()
         self.again = threading.Event()
 
@@ -58,9 +62,15 @@ class Signals:
         """Take both signals; Ray installs handlers of its own when it starts, so call this again after it."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, self._on_hangup)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         (self.again if self.asked.is_set() else self.asked).set()
+        self.news.set()
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        self.replace.set()
+        self.news.set()
 
     def check(self) -> None:
         """Raises Stopping once a stop was asked for."""
@@ -68,11 +78,12 @@ class Signals:
             raise Stopping
 
 
-def up(config: ClusterConfig, cluster_id: str, as_json: bool = False) -> int:
+def up(config: ClusterConfig, cluster_id: str, read_config: ReadConfig, as_json: bool = False) -> int:
     """Start the cluster, stay until a signal, then end every process of it.
 
     Args:
         cluster_id: found in this process's environment too, which every process of the cluster inherits.
+        read_config: reads the configuration again, for new front doors.
         as_json: say `ready` as JSON.
 
     Returns:
@@ -88,7 +99,7 @@ def up(config: ClusterConfig, cluster_id: str, as_json: bool = False) -> int:
             cluster = start(output, config, cluster_id, folder, signals)
             started = True
             announce(output, config, cluster_id if as_json else None)
-            return serve_until_stopped(output, config, cluster, signals)
+            return serve_until_stopped(output, config, cluster, signals, read_config)
         except Stopping:
             output.note("stopped while starting")
             return EXIT_INTERRUPTED
@@ -225,9 +236,30 @@ def announce(output: Output, config: ClusterConfig, cluster_id: str | None) -> N
     output.out.file.flush()
 
 
-def serve_until_stopped(output: Output, config: ClusterConfig, cluster: RunningCluster, signals: Signals) -> int:
+def replace_front_doors(output: Output, config: ClusterConfig, cluster: RunningCluster, read: ReadConfig) -> None:
+    """A rolling update: new front doors with the configuration of now; a wrong one is told and changes nothing."""
+    try:
+        fresh = read()
+        same_ports = {name: getattr(config.frontdoor, name) for name in ("host", "grpc_port", "http_port")}
+        frontdoor = fresh.frontdoor.model_copy(update=same_ports)
+        check_secrets(output, frontdoor)
+        cluster.replace_front_doors(config.model_copy(update={"frontdoor": frontdoor, "router": fresh.router}))
+    except StartupError as error:
+        output.error(f"the front doors stay as they are: {error.message}")
+    else:
+        output.note("new front doors serve; the old ones end when their streams do")
+
+
+def serve_until_stopped(
+    output: Output, config: ClusterConfig, cluster: RunningCluster, signals: Signals, read: ReadConfig
+) -> int:
     """Wait for a signal, then let requests finish; a second signal ends at once."""
-    signals.asked.wait()
+    while not signals.asked.is_set():
+        signals.news.wait()
+        signals.news.clear()
+        if signals.replace.is_set() and not signals.asked.is_set():
+            signals.replace.clear()
+            replace_front_doors(output, config, cluster, read)
     output.note(f"draining for at most {config.controller.drain_s:.0f} s; Ctrl-C again ends at once")
     failed: list[str] = []
 

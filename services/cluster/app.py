@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ray import serve
-from ray.serve import Deployment
+from ray.serve import Application, Deployment
 from ray.serve.handle import DeploymentHandle
 
 from services.cluster.config import ClusterConfig
@@ -31,10 +31,17 @@ from services.telemetry.logs import configure as configure_logs
 from services.telemetry.workers import pool_samples
 
 APPLICATION = "triptych"
+CONTROL_APPLICATION = "control"
+"""The controller is an application of its own, so that a rolling update of front doors leaves it alone."""
 CONTROLLER = "controller"
 FRONT_DOOR = "frontdoor"
 
 HEALTH_CHECK_PERIOD_S = 2.0
+COMMON: dict[str, Any] = {
+    "max_ongoing_requests": 1000,
+    "ray_actor_options": {"num_cpus": 0},
+    "health_check_period_s": HEALTH_CHECK_PERIOD_S,
+}
 SCRAPE_S = 5.0
 DRAIN_SLACK_S = 5.0
 """Serve kills a replica that takes longer to end than its drain bound plus this."""
@@ -136,12 +143,11 @@ class FrontDoorReplica:
 
     Args:
         config: a `ClusterConfig` as plain data.
-        controller: handle of the controller deployment.
+        cluster_id: of this start of the cluster.
+        model_folder: prepared model.
     """
 
-    async def __init__(  # type: ignore[misc]
-        self, config: dict[str, Any], cluster_id: str, model_folder: str, controller: DeploymentHandle[Any]
-    ) -> None:
+    async def __init__(self, config: dict[str, Any], cluster_id: str, model_folder: str) -> None:  # type: ignore[misc]
         complete = parse(ClusterConfig, config)
         self._drain_s = complete.frontdoor.drain_s
         self._stopped = False
@@ -151,7 +157,7 @@ class FrontDoorReplica:
             cluster_id=cluster_id,
             model=complete.model,
             model_folder=model_folder,
-            controller=controller,
+            controller=serve.get_deployment_handle(CONTROLLER, CONTROL_APPLICATION),
             block_size=complete.cache.block_size_tokens,
             decision_log=complete.record.folder,
         )
@@ -181,9 +187,11 @@ class FrontDoorReplica:
 class RunningCluster:
     """Handles of a deployed cluster, for the process that deployed it."""
 
-    def __init__(self, config: ClusterConfig) -> None:
+    def __init__(self, config: ClusterConfig, cluster_id: str, model_folder: str) -> None:
         self._config = config
-        self._controller: DeploymentHandle[Any] = serve.get_deployment_handle(CONTROLLER, APPLICATION)
+        self._cluster_id = cluster_id
+        self._model_folder = model_folder
+        self._controller: DeploymentHandle[Any] = serve.get_deployment_handle(CONTROLLER, CONTROL_APPLICATION)
         self._front_door: DeploymentHandle[Any] = serve.get_deployment_handle(FRONT_DOOR, APPLICATION)
 
     def status(self, timeout_s: float = 30.0) -> ControllerStatus:
@@ -195,9 +203,25 @@ class RunningCluster:
         """Workers that the front door has heard of; 0 until it can serve."""
         return int(self._front_door.ready_workers.remote().result(timeout_s=timeout_s))
 
+    def replace_front_doors(self, config: ClusterConfig) -> None:
+        """Start new front doors, then let the old ones finish their streams and end; returns when the new ones serve.
+
+        Args:
+            config: of the new ones; only what concerns front doors counts, and their ports stay.
+
+        Raises:
+            StartupError: they could not start; the old ones serve on.
+        """
+        front_doors = front_door_application(config, self._cluster_id, self._model_folder)
+        try:
+            serve.run(front_doors, name=APPLICATION, route_prefix=None)
+        except RuntimeError as error:
+            raise StartupError(f"the new front doors did not start: {error}") from error
+        self._config = config
+
     def drain(self) -> None:
         """Let open streams finish, then end the workers; both are bounded by their `drain_s`."""
-        self._front_door.drain.remote().result(timeout_s=self._config.frontdoor.drain_s + DRAIN_SLACK_S)
+        self._front_door.broadcast("drain").results(timeout_s=self._config.frontdoor.drain_s + DRAIN_SLACK_S)
         self._controller.drain_all.remote().result(timeout_s=self._config.controller.drain_s + DRAIN_SLACK_S)
 
 
@@ -208,28 +232,38 @@ def deploy(config: ClusterConfig, cluster_id: str, model_folder: Path) -> Runnin
         StartupError: one of them could not start; the message has its reason.
     """
     quiet = logging.getLogger("ray.serve")
-    data = config.model_dump(mode="json")
-    common: dict[str, Any] = {
-        "num_replicas": 1,
-        "max_ongoing_requests": 1000,
-        "ray_actor_options": {"num_cpus": 0},
-        "health_check_period_s": HEALTH_CHECK_PERIOD_S,
-    }
-    controller = cast("Deployment", serve.deployment(ControllerReplica)).options(
-        name=CONTROLLER, graceful_shutdown_timeout_s=config.controller.drain_s + DRAIN_SLACK_S, **common
-    )
-    front_door = cast("Deployment", serve.deployment(FrontDoorReplica)).options(
-        name=FRONT_DOOR, graceful_shutdown_timeout_s=config.frontdoor.drain_s + DRAIN_SLACK_S, **common
-    )
     # Workers load while Serve starts; the controller finds them by name.
     RayWorkerHost(config, cluster_id, str(model_folder)).launch_all()
-    bound = controller.bind(data, cluster_id, str(model_folder))
+    controller = cast("Deployment", serve.deployment(ControllerReplica)).options(
+        name=CONTROLLER,
+        num_replicas=1,
+        graceful_shutdown_timeout_s=config.controller.drain_s + DRAIN_SLACK_S,
+        **COMMON,
+    )
+    bound = controller.bind(config.model_dump(mode="json"), cluster_id, str(model_folder))
+    front_doors = front_door_application(config, cluster_id, str(model_folder))
+    targets = [
+        serve.RunTarget(bound, name=CONTROL_APPLICATION, route_prefix=None),
+        serve.RunTarget(front_doors, name=APPLICATION, route_prefix=None),
+    ]
     try:
         quiet.disabled = True  # its start tells of itself, whatever the level
         serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING", "enable_access_log": False})
         quiet.setLevel(logging.ERROR)  # after start, which sets it
         quiet.disabled = False
-        serve.run(front_door.bind(data, cluster_id, str(model_folder), bound), name=APPLICATION, route_prefix=None)
+        serve.run_many(targets)
     except RuntimeError as error:
         raise StartupError(f"controller or front door did not start: {error}") from error
-    return RunningCluster(config)
+    return RunningCluster(config, cluster_id, str(model_folder))
+
+
+def front_door_application(config: ClusterConfig, cluster_id: str, model_folder: str) -> Application:
+    """Front doors as Serve runs them; running it again replaces those that run, new ones first."""
+    front_door = cast("Deployment", serve.deployment(FrontDoorReplica)).options(
+        name=FRONT_DOOR,
+        num_replicas=config.frontdoor.replicas,
+        max_surge_percent=100,
+        graceful_shutdown_timeout_s=config.frontdoor.drain_s + DRAIN_SLACK_S,
+        **COMMON,
+    )
+    return front_door.bind(config.model_dump(mode="json"), cluster_id, model_folder)

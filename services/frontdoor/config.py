@@ -107,6 +107,7 @@ class HttpConfig(Strict):
 class FrontDoorConfig(Strict):
     """One front door replica."""
 
+    replicas: int = Field(1, ge=1, le=16, description="Front door processes of this host; they share both ports.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="gRPC port.")
     http_port: int = Field(8000, ge=0, le=65535, description="HTTP port.")

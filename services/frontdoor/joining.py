@@ -11,7 +11,7 @@ import errno
 import json
 import socket
 import ssl
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -21,6 +21,8 @@ from services.core.errors import PortBusyError
 from services.frontdoor.holder import port_holder
 
 PROBE_S = 2.0
+RETRY_S = 0.5
+"""A replica that starts beside this one may hold a port and not answer yet."""
 
 
 def cluster_service(cluster_id: str) -> str:
@@ -38,21 +40,25 @@ async def check_ports(host: str, grpc_port: int, http_port: int, cluster_id: str
     PortBusyError: somebody listens on one of the ports who is not a front door of this cluster.
     """
     if not is_free(host, grpc_port):
-        await must_be_ours("grpc_port", grpc_port, grpc_is_of(host, grpc_port, cluster_id, tls))
+        await must_be_ours("grpc_port", grpc_port, lambda: grpc_is_of(host, grpc_port, cluster_id, tls))
     if not is_free(host, http_port):
-        await must_be_ours("http_port", http_port, http_is_of(host, http_port, cluster_id, tls))
+        await must_be_ours("http_port", http_port, lambda: http_is_of(host, http_port, cluster_id, tls))
 
 
-async def must_be_ours(key: str, port: int, probe: Awaitable[bool]) -> None:
+async def must_be_ours(key: str, port: int, probe: Callable[[], Awaitable[bool]]) -> None:
     """Raises:
-    PortBusyError: the probe says so, or whatever answers there does not speak our protocol.
+    PortBusyError: the probes say so, or whatever answers there does not speak our protocol.
     """
-    try:
-        ours = await asyncio.wait_for(probe, PROBE_S)
-    except Exception:
-        ours = False
-    if not ours:
-        raise PortBusyError(f"frontdoor.{key} = {port}: held by {port_holder(port)}; stop it or choose another port")
+    for last in (False, False, True):
+        try:
+            ours = await asyncio.wait_for(probe(), PROBE_S)
+        except Exception:
+            ours = False
+        if ours:
+            return
+        if not last:
+            await asyncio.sleep(RETRY_S)
+    raise PortBusyError(f"frontdoor.{key} = {port}: held by {port_holder(port)}; stop it or choose another port")
 
 
 def is_free(host: str, port: int) -> bool:

@@ -92,7 +92,7 @@ def test_nothing_outlives_its_deadline_on_any_worker(cluster: Cluster, stuck: st
         if "front door" in stuck:
             pids = [process.pid for process in cluster.find("ServeReplica:triptych:frontdoor")]
         if "controller" in stuck:
-            pids = [process.pid for process in cluster.find("ServeReplica:triptych:controller")]
+            pids = [process.pid for process in cluster.find("ServeReplica:control:controller")]
             pids += [int(row["pid"]) for row in cluster.workers().values() if row["pool"] == "decode"]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)

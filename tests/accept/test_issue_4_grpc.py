@@ -236,7 +236,7 @@ def test_drain_and_scale_under_a_stream_outlive_the_controller(secure: Cluster) 
     assert [kind for kind, worker in kinds if worker == "decode-1"] == ["STARTING", "UP"]
     assert [kind for kind, worker in kinds if worker == "decode-0"] == ["DRAINING", "DOWN"]
     before = {name: row["incarnation"] for name, row in secure.workers().items()}
-    (controller,) = secure.find("ServeReplica:triptych:controller")
+    (controller,) = secure.find("ServeReplica:control:controller")
     controller.kill()
     seen = told[-1].sequence
 

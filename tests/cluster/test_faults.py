@@ -18,7 +18,7 @@ ALL_POINTS = [
     *(("decode-0", f"token={index}:kill") for index in (1, 2, 7, 20)),
 ]
 IN_MAKE_TEST = [ALL_POINTS[index] for index in (5, 10, 14, 18)]
-CONTROLLER = "ServeReplica:triptych:controller"
+CONTROLLER = "ServeReplica:control:controller"
 CLEAN = (None, grpc.StatusCode.UNAVAILABLE)
 
 
