@@ -50,9 +50,9 @@ def _documents(path: Path) -> Iterator[tuple[str, bytes]]:
     else:
         with tarfile.open(path) as archive:
             for member in archive:
-                file = archive.extractfile(member) if member.name.endswith(".json") else None
-                if file is not None:
-                    yield Path(member.name).stem, file.read()
+                opened = archive.extractfile(member) if member.name.endswith(".json") else None
+                if opened is not None:
+                    yield Path(member.name).stem, opened.read()
 
 
 def _weka(
