@@ -22,6 +22,7 @@ from services.cluster.topology import total_threads
 from services.core.errors import ConfigError, MemoryShortError, PortBusyError
 from services.engine.checkpoint import read_shape
 from services.frontdoor.auth import read_keys, read_secret
+from services.frontdoor.tls import ServerTls
 
 SHOWN = ("torch", "ray", "grpcio", "protobuf")
 MIN_PYTHON = (3, 11)
@@ -165,6 +166,18 @@ def check_threads(patient: Patient) -> Outcome:
     except ConfigError as error:
         return Outcome(seen, (Finding(findings.THREADS_MANY, error.message, f"{error.path}: {error.fix}."),))
     return Outcome(seen, () if warning is None else (Finding(findings.THREADS_CROWDED, warning),))
+
+
+def check_certificate(patient: Patient) -> Outcome:
+    """Certificate and key, where the doors use TLS."""
+    tls = patient.config.frontdoor.tls
+    if tls is None:
+        return Outcome("not used: plain text")
+    try:
+        ServerTls(tls)
+    except ConfigError as error:
+        return Outcome("", (Finding(findings.CERTIFICATE_WRONG, error.message),))
+    return Outcome(tls.cert_file)
 
 
 def check_keys(patient: Patient) -> Outcome:

@@ -11,6 +11,7 @@ from services.cli.check_cluster import check_links, check_service, check_workers
 from services.cli.check_engine import check_exactness, check_model
 from services.cli.check_host import (
     check_addresses,
+    check_certificate,
     check_folders,
     check_keys,
     check_leftovers,
@@ -57,6 +58,7 @@ CHECKS: tuple[Check, ...] = (
     Check("memory", check_memory),
     Check("threads", check_threads),
     Check("API keys", check_keys),
+    Check("certificate", check_certificate),
     Check("service", check_service, local=False, running=True),
     Check("workers", check_workers, local=False, running=True),
     Check("links", check_links, local=False, running=True, slow=True),

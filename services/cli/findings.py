@@ -155,6 +155,13 @@ KEYS_WRONG = _error(
     "Make the files with `triptych keys add`, readable for the user that runs the cluster.",
 )
 
+CERTIFICATE_WRONG = _error(
+    "certificate_wrong",
+    "The certificate cannot be used",
+    "The front door refuses to start; one that runs keeps the certificate it has.",
+    "Give the certificate and its key, both in PEM, without a passphrase and of the same pair.",
+)
+
 # --- the model --------------------------------------------------------------------------------------------------
 
 MODEL_FILES = _error(

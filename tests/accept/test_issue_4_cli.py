@@ -118,6 +118,13 @@ def test_unreadable_keys_and_an_unknown_key(tmp_path: Path, ill: dict[str, Any])
     assert "replicas" in found["config_wrong"]
 
 
+def test_a_certificate_that_is_none(tmp_path: Path, ill: dict[str, Any]) -> None:
+    (tmp_path / "cert.pem").write_text("not a certificate")
+    tls = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "cert.pem")}
+    found = diagnosed(tmp_path, ill | {"frontdoor": {"tls": tls}})
+    assert "cert.pem" in found["certificate_wrong"]
+
+
 def test_an_address_of_another_machine(tmp_path: Path, ill: dict[str, Any]) -> None:
     assert "192.0.2.7" in diagnosed(tmp_path, ill | {"worker": {"host": "192.0.2.7"}})["loopback"]
 
