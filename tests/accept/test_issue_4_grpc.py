@@ -189,7 +189,10 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     config["frontdoor"] = {
         "tls": {"cert_file": cert_file, "key_file": key_file},
         "auth": write_keys(folder, "first"),
+        "worker_lost_s": 60.0,  # stalls keep streams open here, and nobody shall take them for deaths
     }
+    config["controller"] = {"ping_timeout_s": 60.0}
+    config["router"] = {"move_silent_s": 60.0, "stale_report_s": 60.0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(access, "api_key", "first")
         patch.setattr(access, "ca_file", Path(cert_file))
