@@ -99,7 +99,7 @@ def send_share(run: Run, share: int, pipe: Connection) -> None:
     """Main function of a sending process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     try:
-        with (run.folder / SAMPLES.format(share)).open("w", encoding="utf-8") as file:
+        with (run.folder / SAMPLES.format(share)).open("w", buffering=1, encoding="utf-8") as file:
             asyncio.run(_send_share(run, share, pipe, file))
     except TriptychError as error:
         _say(pipe, kind="failed", message=error.message, field=type(error).__name__)

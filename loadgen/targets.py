@@ -40,7 +40,6 @@ class TargetSpec:
         chat: send text prompts to `/v1/chat/completions`; else `/v1/completions`.
         ignore_eos: ask for exactly the trace's output length; servers that know no such field need False.
         keep_alive: reuse connections.
-        timeout_s: end a request that takes longer, whatever its own deadline.
         slo: told to the server as wishes.
     """
 
@@ -50,7 +49,6 @@ class TargetSpec:
     chat: bool = False
     ignore_eos: bool = True
     keep_alive: bool = True
-    timeout_s: float = 600.0
     slo: Slo = field(default_factory=Slo)
 
 

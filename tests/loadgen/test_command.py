@@ -1,0 +1,119 @@
+"""The `loadgen` command: exit status, tables, pages in a real browser, bad input as one sentence."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.loadgen.stub import ROOT, stub_server
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
+OFFLINE = ("--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND")
+
+
+def loadgen(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "loadgen", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def steady(folder: Path, count: int = 40, rate: float = 20.0) -> Path:
+    rows = [
+        {"arrival_s": i / rate, "input_tokens": 8 << i % 5, "output_tokens": 8, "tenant": f"t{i % 2}"}
+        for i in range(count)
+    ]
+    return write(folder / "workload.jsonl", rows)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a run over each door, and a search."""
+    folder = tmp_path_factory.mktemp("runs")
+    workload = steady(folder)
+    options = ("-w", workload, "--slo-ttft-ms", 5000, "--slo-tpot-ms", 1000, "--max-lag-ms", 10_000)
+    with stub_server() as urls:
+        for name, url in zip(("http", "grpc"), urls, strict=True):
+            ran = loadgen("replay", "-t", url, "-o", folder / name, *options)
+            assert ran.returncode == 0, ran.stderr
+            assert "SLO attainment" in ran.stdout and "send lag" in ran.stdout and "Traceback" not in ran.stderr
+        ran = loadgen(
+            *("search", "-t", urls[0], "-o", folder / "search", *options, "--low", 20, "--high", 40, "--step", 10)
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert "40 requests/s; it is the highest tried" in ran.stdout
+    assert loadgen("compare", folder / "http", folder / "grpc", "--html", folder / "compare.html").returncode == 0
+    return folder
+
+
+def test_a_search_keeps_every_probe(runs: Path) -> None:
+    found = json.loads((runs / "search" / "search.json").read_text())
+    assert (found["highest_rate"], [probe["rate"] for probe in found["probes"]]) == (40.0, [20.0, 40.0])
+    assert all((runs / "search" / f"rate-{rate}" / "report.json").is_file() for rate in (20, 40))
+
+
+@pytest.mark.parametrize("page", ["grpc/report.html", "compare.html", "search/search.html"])
+def test_pages_open_in_a_browser_without_a_network_and_without_errors(page: str, runs: Path, tmp_path: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the path; install one, e.g. apt-get install chromium")
+    command = [CHROMIUM, *QUIET, *OFFLINE, f"--user-data-dir={tmp_path}", "--enable-logging=stderr"]
+    command += ["--virtual-time-budget=10000", "--dump-dom", f"file://{runs / page}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert shown.returncode == 0, shown.stderr[-2000:]
+    assert "CONSOLE" not in shown.stderr, shown.stderr[-2000:]
+    drawn = len(re.findall(r'class="main-svg"', shown.stdout))
+    asked = (runs / page).read_text().count('class="plotly-graph-div"')
+    assert asked >= 5 and drawn >= asked
+    assert not re.search(r'(src|href)="https?://', (runs / page).read_text())
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"arrival_s": 0, "output_tokens": 1}], "workload.jsonl:1 = 'input_tokens': is missing"),
+        ([{"arrival_s": 0, "input_tokens": 4}], "workload.jsonl:1 = 'output_tokens': is missing"),
+        ([{"arrival_s": -1, "input_tokens": 4, "output_tokens": 1}], "workload.jsonl:1 = 'arrival_s': cannot be '-1'"),
+        ([{"arrivals": 1}], "workload.jsonl:1 = 'arrivals': is no field"),
+        ([{"arrival_s": 0, "input_tokens": 4, "output_tokens": "x"}], "workload.jsonl:1 = 'output_tokens': cannot be"),
+        (
+            [{"arrival_s": at, "input_tokens": 4, "output_tokens": 1} for at in (0.1, 0)],
+            "workload.jsonl:2 = 'arrival_s': is before the row above",
+        ),
+    ],
+)
+def test_a_bad_row_is_named(rows: list[dict], said: str, tmp_path: Path) -> None:
+    workload = write(tmp_path / "workload.jsonl", rows)
+    with stub_server() as urls:
+        ran = loadgen("replay", "-w", workload, "-t", urls[0], "-o", tmp_path / "run")
+    assert ran.returncode == 2
+    assert said in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("replay", "-t", "ftp://x"), 2, "write grpc://host:port"),
+        (("replay", "-t", "http://127.0.0.1:9"), 1, "nobody answers"),
+        (("replay", "-t", "http://127.0.0.1:9", "--speed", "0"), 2, "--speed = 0.0: must be above 0"),
+        (("search", "-t", "http://x", "--low", 0, "--high", 1, "--step", 1), 2, "--low = 0.0: must be above 0"),
+    ],
+)
+def test_bad_options_are_one_sentence(arguments: tuple, code: int, said: str, tmp_path: Path) -> None:
+    ran = loadgen(*arguments, "-w", steady(tmp_path), "-o", tmp_path / "run")
+    assert ran.returncode == code
+    assert said in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
+    ran = loadgen("compare", tmp_path, tmp_path)
+    assert ran.returncode == 2 and "cannot be read as a report" in ran.stderr
+    ran = loadgen("report", tmp_path)
+    assert ran.returncode == 2 and "holds no run" in ran.stderr
