@@ -136,7 +136,7 @@ def replay(
     report = watched(at_speed(run, workload, speed, folder))
     write_page(folder / "report.html", [report], [report.name])
     show(report_tables(report))
-    out.print(f"\nreport: {folder}/report.html and report.json", markup=False)
+    out.print(f"\nreport: {folder}/report.html and report.json", markup=False, soft_wrap=True)
     if report.generator.bottleneck:
         err.print("[bold red]the generator was the bottleneck[/]: " + escape("; ".join(report.generator.bottleneck)))
         raise typer.Exit(EXIT_FAILED)
@@ -174,7 +174,7 @@ def search(
 
     def probe(rate: float) -> Report:
         report = watched(at_speed(run, workload, rate / natural, folder / f"rate-{rate:g}"))
-        err.print(f"{rate:g} requests/s: attainment {report.attainment.value:.1%}", markup=False)
+        err.print(f"{rate:g} requests/s: attainment {report.attainment.value:.1%}", markup=False, soft_wrap=True)
         if report.interrupted:
             raise typer.Exit(EXIT_INTERRUPTED)
         return report
@@ -182,13 +182,13 @@ def search(
     found = bisect(grid, attainment, probe)
     write_search(folder, found, attainment, grid)
     if found.rate is None:
-        out.print(f"not even {low:g} requests/s attain {attainment:.0%}", markup=False)
+        out.print(f"not even {low:g} requests/s attain {attainment:.0%}", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
     more = "; it is the highest tried, so the limit may lie above" if found.at_the_top else ""
     out.print(
         f"highest rate with attainment of at least {attainment:.0%}: {found.rate:g} requests/s{more}", markup=False
     )
-    out.print(f"probes: {folder}/search.html and search.json", markup=False)
+    out.print(f"probes: {folder}/search.html and search.json", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -223,7 +223,7 @@ def compare(
     show(compare_tables(reports, names))
     if html is not None:
         write_page(html, reports, names)
-        out.print(f"\npage: {html}", markup=False)
+        out.print(f"\npage: {html}", markup=False, soft_wrap=True)
 
 
 # ------------------------------------------------------------------ drawing
