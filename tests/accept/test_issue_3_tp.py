@@ -7,15 +7,17 @@ between degrees the tokens are held to the rule of the architecture's section 7.
 from __future__ import annotations
 
 import signal
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from services.engine.checkpoint import DEFAULT_MODEL, prepare_model
+from services.engine.checkpoint import DEFAULT_MODEL, prepare_model, read_shape
 from services.engine.model import Model
-from services.engine.model_runner import load_runner
+from services.engine.model_runner import ModelRunner, load_runner
 from services.engine.tiny import save_tiny
 from services.engine.weights import load_tensors
 from tests.accept.saved import Saved
@@ -52,19 +54,26 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def loops(name: str, folder: Path, ranks: int) -> list[Generated]:
-    """Every prompt alone, on one degree of tensor parallelism."""
-
-    def compute() -> list[list[Any]]:
-        if ranks == 1:
-            runner = load_runner(folder, "float32", POOL_BYTES, BLOCK_SIZE, 1, testing_digests=True)
-            found = [alone(runner, prompt, OUTPUT_TOKENS) for prompt in prompts(LENGTHS, runner.shape.vocab)]
-        else:
-            with tp_runner(folder, ranks) as (split, _):
-                found = [alone(split, prompt, OUTPUT_TOKENS) for prompt in prompts(LENGTHS, split.shape.vocab)]
-        return [[list(each.tokens), list(each.digests)] for each in found]
-
+    """Every prompt alone, on one degree of tensor parallelism; those computed before come from a file."""
     saved = Saved("issue_3_tp_loops", code_digest(ROOT, ENGINE))
-    return [Generated(tuple(tokens), tuple(digests)) for tokens, digests in saved.get(f"{name} {ranks}", compute)]
+    found = []
+    with ExitStack() as stack:
+
+        @cache
+        def runner() -> ModelRunner:
+            if ranks == 1:
+                return load_runner(folder, "float32", POOL_BYTES, BLOCK_SIZE, 1, testing_digests=True)
+            return stack.enter_context(tp_runner(folder, ranks))[0]
+
+        for prompt in prompts(LENGTHS, read_shape(folder).vocab):
+
+            def compute(prompt: tuple[int, ...] = prompt) -> list[list[Any]]:
+                generated = alone(runner(), prompt, OUTPUT_TOKENS)
+                return [list(generated.tokens), list(generated.digests)]
+
+            tokens, digests = saved.get(f"{name} {ranks} {len(prompt)}", compute)
+            found.append(Generated(tuple(tokens), tuple(digests)))
+    return found
 
 
 @pytest.mark.parametrize("way", WAYS)
