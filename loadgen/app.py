@@ -15,7 +15,9 @@ import contextlib
 import dataclasses
 import json
 import multiprocessing
+import queue
 import signal
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -99,13 +101,16 @@ def send_share(run: Run, share: int, pipe: Connection) -> None:
     """Main function of a sending process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
     try:
-        with (run.folder / SAMPLES.format(share)).open("w", buffering=1, encoding="utf-8") as file:
-            asyncio.run(_send_share(run, share, pipe, file))
+        with (
+            (run.folder / SAMPLES.format(share)).open("w", buffering=1, encoding="utf-8") as file,
+            _writing(file) as write,
+        ):
+            asyncio.run(_send_share(run, share, pipe, write))
     except TriptychError as error:
         _say(pipe, kind="failed", message=error.message, field=type(error).__name__)
 
 
-async def _send_share(run: Run, share: int, pipe: Connection, file: IO[str]) -> None:
+async def _send_share(run: Run, share: int, pipe: Connection, write: Callable[[RequestSample], None]) -> None:
     clock = WallClock()
     target = run.connect(run.target, clock)
     try:
@@ -113,7 +118,7 @@ async def _send_share(run: Run, share: int, pipe: Connection, file: IO[str]) -> 
         requests = share_of(run.schedule(), share, run.processes)
         limits = dataclasses.replace(run.limits, max_in_flight=max(1, run.limits.max_in_flight // run.processes))
         run_id = f"{run.name}-{new_incarnation():x}"
-        replayer = Replayer(requests, target, clock, limits, run.slo, lambda each: _write(file, each), run_id)
+        replayer = Replayer(requests, target, clock, limits, run.slo, write, run_id)
         replayer.prepare_start()
         freeze_garbage_collection()
         commands: asyncio.Queue[int] = asyncio.Queue()
@@ -140,6 +145,24 @@ def _take_command(pipe: Connection, commands: asyncio.Queue[int], replayer: Repl
     commands.put_nowait(start_ns)
     if not start_ns:
         replayer.stop()
+
+
+@contextlib.contextmanager
+def _writing(file: IO[str]) -> Iterator[Callable[[RequestSample], None]]:
+    """A function that hands samples to a thread which writes them: a disk that stalls delays no request."""
+    samples: queue.SimpleQueue[RequestSample | None] = queue.SimpleQueue()
+
+    def write_all() -> None:
+        while (sample := samples.get()) is not None:
+            _write(file, sample)
+
+    writer = threading.Thread(target=write_all, name="samples")
+    writer.start()
+    try:
+        yield samples.put
+    finally:
+        samples.put(None)
+        writer.join()
 
 
 def _write(file: IO[str], sample: RequestSample) -> None:

@@ -246,13 +246,13 @@ class HttpTarget:
                 if response.status != 200:
                     return http_ending(response.status, await response.text(errors="replace"))
                 return await self._read(response, ask, reading)
-        except TimeoutError:
-            return Ending(Outcome.DEADLINE, "CLIENT_DEADLINE", f"no end within {timeout_s:g} s")
-        except aiohttp.ClientError as error:
+        except aiohttp.ClientError as error:  # before TimeoutError: a connection that cannot be made in time is both
             message = f"{type(error).__name__}: {error}"
             if replied:
                 return Ending(Outcome.TRUNCATED, "CONNECTION_LOST", message)
             return Ending(Outcome.UNREACHABLE, "NO_REPLY", message)
+        except TimeoutError:
+            return Ending(Outcome.DEADLINE, "CLIENT_DEADLINE", f"no end within {timeout_s:g} s")
 
     async def _read(self, response: aiohttp.ClientResponse, ask: Ask, reading: Reading) -> Ending:
         stream = EventStream()
