@@ -33,6 +33,7 @@ from services.frontdoor.servicer import InferenceServicer
 from services.frontdoor.tls import ServerTls
 from services.pb import cluster_pb2_grpc, inference_pb2_grpc
 from services.pb import inference_pb2 as pb
+from services.router.flow import RequestFlow
 from services.telemetry.exporter import Exporter
 from services.telemetry.requests import RequestMetrics
 from tests.api.worker_host import FakeHost
@@ -69,18 +70,22 @@ async def serving(
     folder: Path,
     cluster_id: str = "test",
     vocabulary: Callable[[Path], Path] = byte_level_folder,
+    real_flow: RequestFlow | None = None,
     **settings: object,
 ) -> AsyncIterator[Served]:
     """Servers that are up, with a prefill and a decode worker that have reported.
 
     Args:
         vocabulary: makes the model folder, or names one.
+        real_flow: places requests instead of the fake one.
     """
     config = FrontDoorConfig(**{"grpc_port": 0, "http_port": 0, **settings})
     clock, flow, workers = WallClock(), FakeFlow(), FakeWorkers()
     exporter = Exporter("frontdoor")
     observer = RequestMetrics(exporter, "tiny")
-    performer = Performer(flow, workers, clock, "frontdoor-1", config.max_running_requests, observer=observer)
+    performer = Performer(
+        real_flow or flow, workers, clock, "frontdoor-1", config.max_running_requests, observer=observer
+    )
     exporter.add_source(lambda: front_door_samples(performer, clock))
     workers.performer = performer
     model = load_model(ModelConfig(path="tiny", dtype="float32"), vocabulary(folder), 16)
