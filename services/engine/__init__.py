@@ -15,6 +15,7 @@ layers.py          linear, norm, gated activation
 rope.py            rotary position embedding of every kind
 attention.py       paged attention over block tables
 input_batch.py     a step's rows as tensors
+decode_inputs.py   those of decode steps, changed in place while the same requests go on
 model.py           decoder-only transformers of the Llama family
 penalties.py       changes to logits: penalties, biases, forbidden tokens
 filters.py         min-p, top-k, top-p

@@ -105,7 +105,7 @@ def plan(
         window: how many keys a query sees, its own included; None: all.
         exact: whether a query's bits may depend on nothing but its own sequence.
     """
-    unit = _tile_blocks(pool.block_size) if exact else 1  # blocks that lengths are rounded up to
+    unit = tile_blocks(pool.block_size) if exact else 1  # blocks that lengths are rounded up to
     unit_tokens = unit * pool.block_size
     parts: list[list[Span]] = []
     short: dict[tuple[int, int], list[Span]] = {}
@@ -142,7 +142,7 @@ def _bucket(units: int) -> int:
     return -(-units // step) * step
 
 
-def _tile_blocks(block_size: int) -> int:
+def tile_blocks(block_size: int) -> int:
     """Blocks in a tile: at least 128 tokens, and a multiple of 32."""
     step = math.lcm(block_size, TILE_MULTIPLE)
     return -(-TILE_TOKENS // step) * step // block_size

@@ -47,8 +47,8 @@ class Scores:
         wanted = self._wanted[len(self._found) : len(self._found) + len(logits)]
         self._found += [token_logprob(row, *each) for row, each in zip(logits, wanted, strict=True)]
 
-    def by_row(self) -> tuple[tuple[TokenLogprob, ...], ...]:
-        """One entry a row; nothing when no row asked.
+    def by_row(self, num_rows: int) -> tuple[tuple[TokenLogprob, ...], ...]:
+        """One entry a row, those in front of the given ones included; nothing when no row asked.
 
         Raises:
             ArithmeticError: the logits hold NaN.
@@ -58,4 +58,5 @@ class Scores:
         if any(math.isnan(each.logprob) for each in self._found):
             raise ArithmeticError("the logits hold NaN; the weights or the KV cache are damaged")
         found = iter(self._found)
-        return tuple(tuple(next(found) for _ in row.score.targets) if row.score else () for row in self._rows)
+        told = [tuple(next(found) for _ in row.score.targets) if row.score else () for row in self._rows]
+        return ((),) * (num_rows - len(told)) + tuple(told)

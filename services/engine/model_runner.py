@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +15,13 @@ from services.core.clock import Clock, WallClock
 from services.core.errors import MemoryShortError
 from services.core.ports import RunnerLost
 from services.engine.checkpoint import read_shape
-from services.engine.input_batch import build
+from services.engine.decode_inputs import DecodeInputs
+from services.engine.input_batch import InputBatch, build
 from services.engine.kv_pool import PagedKvPool, num_blocks_for
 from services.engine.logprobs import Scores, token_logprob
 from services.engine.model import Model, ScoreHook
 from services.engine.model_shape import KV_DTYPE, ModelShape
-from services.engine.sampler import sample
+from services.engine.sampler import greedy, is_plain, sample
 from services.engine.step_progress import StepProgress
 from services.engine.weights import load_tensors, trim_heap
 
@@ -53,6 +53,9 @@ class ModelRunner:
         self.any_threads = True
         self.progress = StepProgress()
         self._digests = testing_digests
+        self._decode_inputs = DecodeInputs(model.shape, pool, model.exact)
+        self._last_samples: tuple[SampleSpec, ...] = ()
+        self._last_plain = True
         self._clock = clock or WallClock()
 
     @property
@@ -73,7 +76,17 @@ class ModelRunner:
         self.progress.end(ok=output.error is None)
         return replace(output, duration_ns=self._clock.now_ns() - started)
 
-    def forward(self, rows: Sequence[Row], score: ScoreHook | None = None) -> Tensor:
+    def inputs(self, batch: ScheduledBatch) -> InputBatch:
+        """A step's tensors, valid until the next step's are asked for.
+
+        Raises:
+            ValueError: a row is out of range.
+        """
+        if batch.decodes is not None and not batch.chunks:
+            return self._decode_inputs.next(batch.decodes)
+        return build(batch.rows, self.shape, self.pool, self.model.exact)
+
+    def forward(self, batch: ScheduledBatch, score: ScoreHook | None = None) -> Tensor:
         """Compute KV for the rows' tokens; [sampled rows, vocab] float32 logits.
 
         Args:
@@ -82,35 +95,51 @@ class ModelRunner:
         Raises:
             ValueError: a row is out of range.
         """
-        batch = build(rows, self.shape, self.pool, self.model.exact)
-        return self.model.forward(batch, self.pool, self.progress.layers_done, score)
+        inputs = self.inputs(batch)
+        return self.model.forward(inputs, self.pool, self.progress.layers_done, score)
 
     def _run(self, batch: ScheduledBatch) -> StepOutput:
-        sampled = [(row, row.sample) for row in batch.rows if row.sample is not None]
-        scored = Scores(batch.rows)
+        scored = Scores(batch.chunks)
         with torch.inference_mode():
-            logits = self.forward(batch.rows, scored.take if scored.asked else None)
-            tokens = sample(
-                logits,
-                [spec for _, spec in sampled],
-                [row.end for row, _ in sampled],
-                [row.outputs for row, _ in sampled],
-            )
-            hashed = iter([digest_of(row) for row in logits] if self._digests else [])
-            told = {
-                row.request_id: token_logprob(logits[place], tokens[place], spec.logprobs)
-                for place, (row, spec) in enumerate(sampled)
-                if spec.logprobs is not None
-            }
-        drawn = iter(tokens)
+            logits = self.forward(batch, scored.take if scored.asked else None)
+            if not batch.chunks and batch.decodes is not None and self._are_plain(batch.decodes.samples):
+                tokens = tuple(greedy(logits))
+                return StepOutput(batch.step_id, tokens, logits_digests=self._digests_of(logits))
+            return self._choose(batch, logits, scored)
+
+    def _are_plain(self, samples: tuple[SampleSpec, ...]) -> bool:
+        """Whether all take the likeliest token and tell no more of it; the last answer holds for the same requests."""
+        if samples is not self._last_samples:
+            self._last_samples = samples
+            self._last_plain = all(is_plain(spec) and spec.logprobs is None for spec in samples)
+        return self._last_plain
+
+    def _digests_of(self, logits: Tensor) -> tuple[str, ...]:
+        """One a row, in test mode."""
+        return tuple(digest_of(row) for row in logits) if self._digests else ()
+
+    def _choose(self, batch: ScheduledBatch, logits: Tensor, scored: Scores) -> StepOutput:
+        """Each row's token, and whatever its request wants to know of it."""
+        rows = batch.rows
+        sampled = [(row, row.sample) for row in rows if row.sample is not None]
+        tokens = sample(
+            logits,
+            [spec for _, spec in sampled],
+            [row.end for row, _ in sampled],
+            [row.outputs for row, _ in sampled],
+        )
+        told = {
+            row.request_id: token_logprob(logits[place], tokens[place], spec.logprobs)
+            for place, (row, spec) in enumerate(sampled)
+            if spec.logprobs is not None
+        }
+        drawn, hashed = iter(tokens), iter(self._digests_of(logits))
         return StepOutput(
             batch.step_id,
-            tokens=tuple(None if row.sample is None else next(drawn) for row in batch.rows),
-            logits_digests=tuple("" if row.sample is None else next(hashed) for row in batch.rows)
-            if self._digests
-            else (),
-            logprobs=tuple(told.get(row.request_id) for row in batch.rows) if told else (),
-            scores=scored.by_row(),
+            tokens=tuple(None if row.sample is None else next(drawn) for row in rows),
+            logits_digests=tuple("" if row.sample is None else next(hashed) for row in rows) if self._digests else (),
+            logprobs=tuple(told.get(row.request_id) for row in rows) if told else (),
+            scores=scored.by_row(len(rows)),
         )
 
     def self_test(self) -> list[str]:

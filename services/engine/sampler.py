@@ -39,6 +39,30 @@ def uniform(seed: int, position: int, purpose: str = "token") -> float:
     return (derive_seed(seed, f"{purpose}/{position}") >> 11) * 2.0**-52
 
 
+def is_plain(spec: SampleSpec) -> bool:
+    """Whether each token is the likeliest one, with nothing changed or drawn: `greedy` is all that is needed."""
+    return spec.temperature < GREEDY_BELOW and not (spec.counts_tokens or spec.logit_bias or spec.forbidden)
+
+
+def greedy(logits: Tensor) -> list[int]:
+    """The likeliest token of each row.
+
+    Args:
+        logits: [rows, vocab] float32.
+
+    Raises:
+        ArithmeticError: a row holds NaN, so nothing can be chosen from it.
+    """
+    if not len(logits):
+        return []
+    best = logits.argmax(-1)  # the first of equals; NaN counts as largest
+    tops = logits.gather(1, best.unsqueeze(1)).squeeze(1)
+    if bool(tops.isnan().any()):
+        raise ArithmeticError("the logits hold NaN; the weights or the KV cache are damaged")
+    tokens: list[int] = best.tolist()
+    return tokens
+
+
 def sample(
     logits: Tensor,
     specs: Sequence[SampleSpec],
@@ -55,13 +79,7 @@ def sample(
     Raises:
         ArithmeticError: a row holds NaN, so nothing can be chosen from it.
     """
-    if not specs:
-        return []
-    best = logits.argmax(-1)  # the first of equals; NaN counts as largest
-    tops = logits.gather(1, best.unsqueeze(1)).squeeze(1)
-    if bool(tops.isnan().any()):
-        raise ArithmeticError("the logits hold NaN; the weights or the KV cache are damaged")
-    tokens: list[int] = best.tolist()
+    tokens = greedy(logits)
     rows = [row for row, spec in enumerate(specs) if changes(spec, positions[row])]
     altered: dict[int, Tensor] = {}
     if rows:

@@ -20,11 +20,6 @@ class StepProgress:
         self._ended = 0
         self._failed: deque[int] = deque(maxlen=REMEMBERED_FAILURES)
 
-    @property
-    def step_id(self) -> int:
-        """The step that runs, or ran last."""
-        return self._step_id
-
     def begin(self, step_id: int) -> None:
         """A step starts; ids ascend."""
         with self._changed:

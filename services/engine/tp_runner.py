@@ -11,11 +11,10 @@ import psutil
 import torch
 from torch import Tensor
 
-from services.core.batch import Row
+from services.core.batch import Row, ScheduledBatch
 from services.core.clock import Clock
 from services.core.ports import LinkError, RunnerLost
 from services.engine.checkpoint import read_shape
-from services.engine.input_batch import build
 from services.engine.kv_pool import PagedKvPool, num_blocks_for
 from services.engine.model import Model, ScoreHook
 from services.engine.model_runner import ModelRunner, check_memory
@@ -77,16 +76,16 @@ class TpRunner(ModelRunner):
         super().__init__(model, pool, testing_digests, clock)
         self.group = group
 
-    def forward(self, rows: Sequence[Row], score: ScoreHook | None = None) -> Tensor:
+    def forward(self, batch: ScheduledBatch, score: ScoreHook | None = None) -> Tensor:
         """Logits of the sampled and scored rows, as `Model.forward` gives them, computed by all ranks.
 
         Raises:
             RunnerLost: a rank is gone or silent, or the ranks have lost step.
         """
-        batch = build(rows, self.shape, self.pool, self.model.exact)  # a bad row is refused before any rank hears of it
+        inputs = self.inputs(batch)  # a bad row is refused before any rank hears of it
         try:
-            self.group.send(encode_rows(self.progress.step_id, rows), range(1, self.group.ranks))
-            return self.model.forward(batch, self.pool, self.progress.layers_done, score)
+            self.group.send(encode_rows(batch.step_id, batch.rows), range(1, self.group.ranks))
+            return self.model.forward(inputs, self.pool, self.progress.layers_done, score)
         except Exception as error:  # whatever it was, the other ranks are somewhere in the middle of a step
             self.group.close()
             raise RunnerLost(f"a rank was lost in a step: {error}") from error
@@ -113,7 +112,7 @@ def follow(runner: ModelRunner, group: RankGroup) -> None:
             step_id, rows = decode_rows(words)
             runner.progress.begin(step_id)
             with torch.inference_mode():
-                runner.forward(rows)
+                runner.forward(ScheduledBatch(step_id, tuple(rows)))
             runner.progress.end(ok=True)
     except Exception as error:
         group.close()

@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from services.core.batch import Row, SampleSpec, ScheduledBatch
+from services.core.batch import Decodes, Row, SampleSpec, ScheduledBatch
+from services.engine import model_runner
 from services.engine.checkpoint import DEFAULT_MODEL, prepare_model
 from services.engine.model_runner import ModelRunner, load_runner
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.bench
 CACHE = Path(__file__).parents[2] / ".cache" / "models"
 THREADS, CONTEXT, STEPS, ROUNDS = 2, 256, 16, 3
 GREEDY = SampleSpec(0.0, 0)
-TABLE_BLOCKS = 40
+TABLE_BLOCKS = 20
 PARTS = {
     "linear": ("linear_dynamic_fp16", "linear_pointwise", "aten::linear", "aten::addmm"),
     "attention: gather": ("aten::index_select",),
@@ -46,10 +47,10 @@ def prompt(tokens: int, seed: int = 0) -> tuple[int, ...]:
     return tuple((7 + 131 * (position + 1000 * seed)) % 40000 + 10 for position in range(tokens))
 
 
-def run(runner: ModelRunner, *rows: Row) -> float:
+def run(runner: ModelRunner, *rows: Row, decodes: Decodes | None = None) -> float:
     """One step; seconds."""
     start = time.perf_counter()
-    output = runner.execute(ScheduledBatch(1, rows))
+    output = runner.execute(ScheduledBatch(1, rows, decodes))
     took = time.perf_counter() - start
     assert output.error is None, output.error
     return took
@@ -60,19 +61,18 @@ def table(sequence: int) -> tuple[int, ...]:
     return tuple(range(sequence * TABLE_BLOCKS, (sequence + 1) * TABLE_BLOCKS))
 
 
-def decode_rows(batch: int, step: int) -> list[Row]:
-    """One token for each of `batch` sequences."""
-    return [
-        Row(str(each), (step + 5,), CONTEXT + step, table(each)[: (CONTEXT + step) // 16 + 1], GREEDY)
-        for each in range(batch)
-    ]
+def decode_steps(batch: int, steps: int) -> list[Decodes]:
+    """One token for each of `batch` sequences, and so on, as a scheduler asks for them."""
+    names, samples = tuple(map(str, range(batch))), (GREEDY,) * batch
+    tables = tuple(map(table, range(batch)))
+    return [Decodes(names, (step + 5,) * batch, (CONTEXT + step,) * batch, tables, samples) for step in range(steps)]
 
 
 def our_step(runner: ModelRunner, batch: int) -> float:
     """Median seconds of a decode step at 256 tokens of context and more."""
     for each in range(batch):
         run(runner, Row(str(each), prompt(CONTEXT, each), 0, table(each)[: CONTEXT // 16], GREEDY))
-    return statistics.median(run(runner, *decode_rows(batch, step)) for step in range(STEPS))
+    return statistics.median(run(runner, decodes=each) for each in decode_steps(batch, STEPS))
 
 
 def their_step(model: torch.nn.Module, batch: int) -> float:
@@ -115,7 +115,7 @@ def theirs() -> torch.nn.Module:
 
 def test_float16_decodes_faster_than_transformers(theirs: torch.nn.Module) -> None:
     runner = load("float16")
-    for batch in (1, 8):
+    for batch in (1, 8, 64):
         print_table(runner, batch)
     one = ratio("decode, batch 1", lambda: our_step(runner, 1), lambda: their_step(theirs, 1), 1)
     eight = ratio("decode, batch 8", lambda: our_step(runner, 8), lambda: their_step(theirs, 8), 8)
@@ -132,21 +132,52 @@ def test_bfloat16_prefills_faster_than_transformers(theirs: torch.nn.Module) -> 
         return time.perf_counter() - start
 
     def prefill() -> float:
-        return run(runner, Row("0", ids, 0, table(0)[:32], GREEDY))
+        return run(runner, Row("0", ids, 0, tuple(range(32)), GREEDY))
 
     assert ratio("prefill of 512", prefill, forward, 512) >= 1.3
 
 
+def timed(owner: object, name: str) -> list[float]:
+    """Milliseconds of each call of an attribute of `owner`, from now on."""
+    found: list[float] = []
+    original = getattr(owner, name)
+
+    def call(*arguments: object) -> object:
+        start = time.perf_counter()
+        result = original(*arguments)
+        found.append((time.perf_counter() - start) * 1e3)
+        return result
+
+    setattr(owner, name, call)
+    return found
+
+
 def print_table(runner: ModelRunner, batch: int) -> None:
-    """Self time of the operators of a decode step by part, and what is left for Python and dispatch."""
-    wall = our_step(runner, batch) * 1e3
+    """Where a decode step's time goes: some parts timed as a whole, operators by their own time under the profiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        spent = {}
+        for part, owner, name in (
+            ("Python: input batch", runner, "inputs"),
+            ("head", runner.model, "_head"),
+            ("sampling", model_runner, "greedy"),
+        ):
+            patch.setattr(owner, name, getattr(owner, name))  # which is put back at the end
+            spent[part] = timed(owner, name)
+        walls = [run(runner, decodes=each) * 1e3 for each in decode_steps(batch, STEPS)]
+    parts = {part: statistics.median(each) for part, each in spent.items()}
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        for step in range(STEPS, 2 * STEPS):
-            run(runner, *decode_rows(batch, step))
-    spent: dict[str, float] = defaultdict(float)
+        for each in decode_steps(batch, STEPS):
+            run(runner, decodes=each)
+    operators: dict[str, float] = defaultdict(float)
     for event in profile.key_averages():
-        part = next((part for part, names in PARTS.items() if event.key.removeprefix("quantized::") in names), "others")
-        spent[part] += event.self_cpu_time_total / 1e3 / STEPS
-    print(f"a step of {batch} rows at {CONTEXT} tokens: {wall:.1f} ms without the profiler; with it:")
-    for part, ms in sorted(spent.items(), key=lambda item: -item[1]):
-        print(f"  {part:30s} {ms:6.2f} ms")
+        name = event.key.removeprefix("quantized::")
+        part = next((part for part, names in PARTS.items() if name in names), "other operators")
+        operators[part] += event.self_cpu_time_total / 1e3 / STEPS
+    operators["linears of the layers"] = operators.pop("linear") - parts["head"]
+    del operators["sampling"]
+    parts |= operators
+    wall = statistics.median(walls)
+    parts["Python and dispatch, all others"] = wall - sum(parts.values())
+    print(f"a step of {batch} rows at {CONTEXT} tokens: {wall:.2f} ms")
+    for part, ms in sorted(parts.items(), key=lambda item: -item[1]):
+        print(f"  {part:32s} {ms:7.2f} ms")

@@ -75,7 +75,7 @@ def test_every_position_is_the_models_own_distribution(tiny: Model) -> None:
     for position in (0, 17, 38):
         row = Row("r", PROMPT[: position + 1], 0, (0, 1, 2), SampleSpec(0.0, 0))
         with torch.inference_mode():
-            logits = runner.forward([row])[0]
+            logits = runner.forward(ScheduledBatch(1, (row,)))[0]
         assert whole[position] == token_logprob(logits, PROMPT[position + 1], 3)
 
 
