@@ -146,15 +146,19 @@ async def test_stopping_lets_streams_finish_and_refuses_new_ones(rig: Rig) -> No
     for name in ("prefill-0", "decode-0"):
         await rig.launch(name, 5)
     await rig.until_ready()
-    running = rig.inference.Generate(ask("echo.1", "a prompt that takes some steps to be said again " * 2))
-    await anext(aiter(running))
-    stopping = asyncio.create_task(rig.door.stop(5.0))
-    await asyncio.sleep(0)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await read(rig.inference.Generate(ask("echo.2")))
-    assert details_of(caught.value)["ErrorInfo"].reason == "DRAINING"
+    url = f"http://127.0.0.1:{rig.door.http_port}/readyz"
     async with httpx.AsyncClient() as client:
-        assert (await client.get(f"http://127.0.0.1:{rig.door.http_port}/readyz")).status_code == 503
+        assert (
+            await client.get(url)
+        ).status_code == 200  # new connections go to other front doors once this one drains
+        running = rig.inference.Generate(ask("echo.1", "a prompt that takes some steps to be said again " * 2))
+        await anext(aiter(running))
+        stopping = asyncio.create_task(rig.door.stop(5.0))
+        await asyncio.sleep(0)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read(rig.inference.Generate(ask("echo.2")))
+        assert details_of(caught.value)["ErrorInfo"].reason == "DRAINING"
+        assert (await client.get(url)).status_code == 503
     assert (await read(running))[0] == "a prompt that takes some steps to be said again " * 2
     await stopping
     assert rig.door.num_running == 0
