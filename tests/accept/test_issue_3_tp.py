@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.accept, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).parents[2]
 LENGTHS = (5, 9, 15, 16, 17, 31, 33, 48, 64, 65, 80, 100, 128, 150, 200, 256)
 OUTPUT_TOKENS = 16
+POOL_OF = {"uneven": 2**26, "even": 2**22}
 PAIRINGS = ((1, 1), (1, 2), (2, 1), (2, 2))
 WAYS: dict[str, dict[str, Any]] = {
     "whole": {"scheduler": {"max_chunk_tokens": 256, "prefill_tile_tokens": 16}},
@@ -83,7 +84,8 @@ def test_every_pairing(folder: tuple[str, Path], prefill: int, decode: int, way:
     name, path = folder
     model = Model(*load_tensors(path), "float32")
     asked = prompts(LENGTHS, model.shape.vocab)
-    config = tp_config(path, prefill, decode, record={"folder": str(tmp_path / "decisions")}, **WAYS[way])
+    others = {"record": {"folder": str(tmp_path / "decisions")}, "cache": {"memory_bytes": POOL_OF[name]}, **WAYS[way]}
+    config = tp_config(path, prefill, decode, **others)
     with running(tmp_path / "c", config) as cluster:
         names = [f"p{len(prompt)}" for prompt in asked]
         outputs = generate_all(cluster, asked, OUTPUT_TOKENS, names)

@@ -25,10 +25,13 @@ def prompts(lengths: Sequence[int], vocab: int) -> list[tuple[int, ...]]:
 
 
 def tp_config(model: Path, prefill: int, decode: int, **others: Any) -> dict[str, Any]:
-    """A float32 cluster of one prefill and one decode worker of so many ranks; test hooks on."""
+    """A float32 cluster of one prefill and one decode worker of so many ranks; test hooks on.
+
+    The pools are small: with test hooks a worker checks every block after every event.
+    """
     return {
         "model": {"path": str(model), "name": "model", "dtype": "float32"},
-        "cache": {"memory_bytes": 2**26},
+        "cache": {"memory_bytes": 2**22},
         "pools": {"prefill": {"tp": prefill}, "decode": {"tp": decode}},
         "testing": {"enabled": True, "logits_digests": True},
         **others,
@@ -58,13 +61,13 @@ def generate_all(
     """All prompts at once, each handed over; blocks, leases and transfers are back at the end.
 
     Args:
-        names: request ids; default: the front door's.
+        names: request ids; default: by length.
     """
     before = int(cluster.status()["counters"].get("handoff", 0))
     stub = inference_pb2_grpc.InferenceServiceStub(cluster.channel)
     sampling = inference_pb2.Sampling(max_tokens=max_tokens, ignore_eos=True)
     calls = []
-    for prompt, name in zip(asked, names or [""] * len(asked), strict=True):
+    for prompt, name in zip(asked, names or [f"p{len(prompt)}" for prompt in asked], strict=True):
         request = inference_pb2.GenerateRequest(request_id=name, prompt_token_ids=prompt, sampling=sampling)
         calls.append(stub.Generate(request, timeout=240, wait_for_ready=True))
     results = [collect(call) for call in calls]
