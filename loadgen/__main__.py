@@ -5,6 +5,7 @@ The only file that reads the environment: an API key in LOADGEN_API_KEY.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -21,11 +22,14 @@ from rich.table import Table as RichTable
 from loadgen.app import Run, Snapshot, judge_folder, load_report
 from loadgen.app import replay as run_replay
 from loadgen.compare import Table, compare_tables, number, report_tables
+from loadgen.inspection import inspection_json, inspection_tables
 from loadgen.page import page
 from loadgen.replay import Limits
 from loadgen.schedule import FileSchedule
 from loadgen.search import Grid, bisect, write_search
+from loadgen.survey import survey
 from loadgen.targets import TargetSpec
+from loadgen.traces import Trace
 from services.core.errors import ConfigError, StartupError, TriptychError
 from services.core.report import Report
 from services.core.slo import Slo
@@ -224,6 +228,26 @@ def compare(
     if html is not None:
         write_page(html, reports, names)
         out.print(f"\npage: {html}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def inspect(
+    trace: Annotated[Path, typer.Argument(help="A trace file, or a folder or tar of session files.")],
+    file_format: Annotated[str | None, typer.Option("--format", help="Default: found by the columns.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Show what a trace is like: arrivals, lengths, sharing of prefixes, every dropped row, and what to beware of."""
+    opened = Trace(trace, file_format)
+    found = survey(opened)
+    if as_json:
+        print(json.dumps(inspection_json(opened, found)))
+    else:
+        show(inspection_tables(opened, found))
+    for warning in found.warnings:
+        err.print(f"[yellow]beware[/]: {escape(warning)}", soft_wrap=True)
+    if not found.rows:
+        err.print("[bold red]error[/]: no row of the trace could be read", soft_wrap=True)
+        raise typer.Exit(EXIT_FAILED)
 
 
 # ------------------------------------------------------------------ drawing

@@ -17,6 +17,7 @@ QUANTISED_SHARE = 0.5
 """More than this share of gaps of exactly zero means that times were rounded."""
 HEAD_SHARE, HEAD_RATIO = 0.1, 0.25
 """A first tenth whose rate is below a quarter of the mean is a bad slice of a trace."""
+CURVE_POINTS = 48
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class Survey:
     Attributes:
         gap_cv: coefficient of variation of the gaps between arrivals.
         dispersion: variance over mean of counts in windows of so many seconds; 1 for a Poisson process.
+        rates: requests per second in each of CURVE_POINTS equal parts of the span; empty where it is 0.
         block_hits: share of prefix blocks that an unbounded cache would have seen before, in order of arrival.
         warnings: sentences.
     """
@@ -36,6 +38,7 @@ class Survey:
     gap_cv: float = 0.0
     zero_gaps: float = 0.0
     dispersion: dict[str, float] = field(default_factory=dict)
+    rates: list[float] = field(default_factory=list)
     input_tokens: dict[str, float] = field(default_factory=dict)
     output_tokens: dict[str, float] = field(default_factory=dict)
     sessions: int = 0
@@ -146,6 +149,8 @@ def _arrivals(found: Survey, arrivals: NDArray[np.float64]) -> None:
             f"replay with --dither-s {tick:g}, or bursts are an artefact"
         )
     if found.span_s > 0:
+        counted = np.histogram(arrivals, CURVE_POINTS, (arrivals[0], arrivals[-1]))[0]
+        found.rates = [float(each) * CURVE_POINTS / found.span_s for each in counted]
         head = float((arrivals <= arrivals[0] + HEAD_SHARE * found.span_s).mean()) / HEAD_SHARE
         if head < HEAD_RATIO:
             found.warnings.append(

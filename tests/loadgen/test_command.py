@@ -117,3 +117,17 @@ def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
     assert ran.returncode == 2 and "cannot be read as a report" in ran.stderr
     ran = loadgen("report", tmp_path)
     assert ran.returncode == 2 and "holds no run" in ran.stderr
+
+
+def test_a_trace_is_inspected_as_tables_and_as_json(tmp_path: Path) -> None:
+    sample = ROOT / "loadgen" / "samples" / "mooncake_conversation.jsonl"
+    shown, told = loadgen("inspect", sample), loadgen("inspect", sample, "--json")
+    assert (shown.returncode, told.returncode) == (0, 0), shown.stderr + told.stderr
+    assert "200 rows read, 200 kept" in shown.stdout and "prefix hits" in shown.stdout
+    assert "times were rounded to about 3 s" in shown.stderr
+    assert (json.loads(told.stdout)["rows"], json.loads(told.stdout)["block_tokens"]) == (200, 512)
+    unknown = loadgen("inspect", write(tmp_path / "trace.jsonl", [{"when": 1}]))
+    assert unknown.returncode == 2 and "no known format has these columns" in unknown.stderr
+    assert "Traceback" not in unknown.stderr
+    empty = loadgen("inspect", write(tmp_path / "bad.jsonl", [{"arrival_s": 0, "input_tokens": 0, "output_tokens": 1}]))
+    assert empty.returncode == 1 and "1 rows read, 0 kept; dropped: 1 bad input_tokens" in empty.stdout
