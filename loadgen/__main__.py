@@ -190,7 +190,9 @@ def search(
         raise typer.Exit(EXIT_FAILED)
     more = "; it is the highest tried, so the limit may lie above" if found.at_the_top else ""
     out.print(
-        f"highest rate with attainment of at least {attainment:.0%}: {found.rate:g} requests/s{more}", markup=False
+        f"highest rate with attainment of at least {attainment:.0%}: {found.rate:g} requests/s{more}",
+        markup=False,
+        soft_wrap=True,
     )
     out.print(f"probes: {folder}/search.html and search.json", markup=False, soft_wrap=True)
 
