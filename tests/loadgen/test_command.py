@@ -72,7 +72,9 @@ def test_pages_open_in_a_browser_without_a_network_and_without_errors(page: str,
     drawn = len(re.findall(r'class="main-svg"', shown.stdout))
     asked = (runs / page).read_text().count('class="plotly-graph-div"')
     assert asked >= 5 and drawn >= asked
-    assert not re.search(r'(src|href)="https?://', (runs / page).read_text())
+    html = (runs / page).read_text()
+    own = re.sub(r"(<script[^>]*>).*?</script>", r"\1", html, flags=re.DOTALL)  # the plot library's code names its site
+    assert not re.search(r'(src|href)="https?://', own)
 
 
 @pytest.mark.parametrize(
