@@ -5,12 +5,14 @@ The only file that reads the environment: an API key in LOADGEN_API_KEY.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_type_hints
 
 import numpy as np
 import typer
@@ -22,13 +24,13 @@ from rich.table import Table as RichTable
 from loadgen.app import Run, Snapshot, judge_folder, load_report
 from loadgen.app import replay as run_replay
 from loadgen.compare import Table, compare_tables, number, report_tables
+from loadgen.forecast import forecast_json, forecast_tables
 from loadgen.inspection import inspection_json, inspection_tables
+from loadgen.launch import Prepared, make_run, prepare
+from loadgen.options import Option, RunOptions, TargetOptions, TraceOptions, WorkloadOptions
 from loadgen.page import page
-from loadgen.replay import Limits
-from loadgen.schedule import FileSchedule
 from loadgen.search import Grid, bisect, write_search
 from loadgen.survey import survey
-from loadgen.targets import TargetSpec
 from loadgen.traces import Trace
 from services.core.errors import ConfigError, StartupError, TriptychError
 from services.core.report import Report
@@ -52,92 +54,107 @@ app = typer.Typer(
 )
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
-Workload = Annotated[
-    Path, typer.Option("--workload", "-w", exists=True, dir_okay=False, help="JSON lines, one a request.")
-]
-TargetUrl = Annotated[str, typer.Option("--target", "-t", help="grpc://host:port, http://host:port, https://host")]
 Folder = Annotated[Path, typer.Option("--out", "-o", help="Folder for samples and reports.")]
 Ttft = Annotated[float | None, typer.Option("--slo-ttft-ms", min=0, help="Bound of the time to first token.")]
 Tpot = Annotated[float | None, typer.Option("--slo-tpot-ms", min=0, help="Bound of the mean time per output token.")]
-Model = Annotated[str | None, typer.Option("--model", help="Default: the first that the server lists.")]
-Key = Annotated[str | None, typer.Option("--api-key", envvar="LOADGEN_API_KEY", help="Bearer token.")]
-Chat = Annotated[bool, typer.Option("--chat", help="Text prompts go to /v1/chat/completions.")]
-IgnoreEos = Annotated[bool, typer.Option("--ignore-eos/--no-ignore-eos", help="Ask for exact output lengths.")]
-KeepAlive = Annotated[bool, typer.Option("--keep-alive/--no-keep-alive", help="Reuse HTTP connections.")]
-Timeout = Annotated[float, typer.Option("--timeout-s", min=0.001, help="End a request after so long.")]
-Processes = Annotated[int, typer.Option("--processes", min=1, max=64, help="How many processes send.")]
-InFlight = Annotated[int, typer.Option("--max-in-flight", min=1, help="More requests wait, and count as sent late.")]
-MaxLag = Annotated[float, typer.Option("--max-lag-ms", min=0, help="Above this p99 the run fails.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of drawn prompts and of intervals.")]
+Low = Annotated[float, typer.Option("--low", help="Lowest rate to try, requests per second.")]
+High = Annotated[float, typer.Option("--high", help="Highest rate to try.")]
+Step = Annotated[float, typer.Option("--step", help="Rates are low, low + step, ...")]
+Attainment = Annotated[float, typer.Option("--attainment", min=0, max=1, help="What a rate must reach.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and send nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: the plan as one JSON object.")]
+
+# ------------------------------------------------------------------ options
 
 
-def make_run(
-    workload: Path,
-    target: str,
-    folder: Path,
-    ttft_ms: float | None,
-    tpot_ms: float | None,
-    model: str | None,
-    api_key: str | None,
-    chat: bool,
-    ignore_eos: bool,
-    keep_alive: bool,
-    timeout_s: float,
-    processes: int,
-    max_in_flight: int,
-    max_lag_ms: float,
-    seed: int,
-) -> Run:
-    """The run that both `replay` and `search` begin with."""
-    slo = Slo(ttft_ms, tpot_ms)
-    return Run(
-        schedule=FileSchedule(workload, seed=seed),
-        target=TargetSpec(target, model, api_key, chat, ignore_eos, keep_alive, slo),
-        folder=folder,
-        slo=slo,
-        limits=Limits(max_in_flight, timeout_s),
-        processes=processes,
-        max_lag_ms=max_lag_ms,
-        seed=seed,
-        name=folder.name,
-        workload=workload.name,
-    )
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters that are dataclasses of `options.py` become one option for each of their fields."""
+    groups: dict[str, Any] = {}
+    parameters: list[Parameter] = []
+    for name, parameter in signature(command, eval_str=True).parameters.items():
+        if dataclasses.is_dataclass(parameter.annotation):
+            groups[name] = parameter.annotation
+            parameters += options_of(parameter.annotation)
+        else:
+            parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def expanded(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{each.name: given.pop(each.name) for each in dataclasses.fields(group)})
+        command(**given)
+
+    expanded.__dict__["__signature__"] = Signature(parameters)
+    expanded.__annotations__ = {each.name: each.annotation for each in parameters}
+    return expanded
 
 
-def at_speed(run: Run, workload: Path, speed: float, folder: Path) -> Run:
-    """The same run with arrivals `speed` times closer."""
-    schedule = FileSchedule(workload, speed, run.seed)
-    return replace(run, schedule=schedule, folder=folder, name=folder.name, workload=f"{workload.name} × {speed:g}")
+def options_of(group: Any) -> list[Parameter]:
+    """One parameter of a command for each field."""
+    kinds, found = get_type_hints(group, include_extras=True), []
+    for each in dataclasses.fields(group):
+        kind, about = get_args(kinds[each.name])
+        assert isinstance(about, Option), each.name
+        flag = typer.Option(
+            *(about.names or ("--" + each.name.replace("_", "-") + both_ways(each),)),
+            help=about.help,
+            min=about.least,
+            max=about.most,
+            envvar=about.environment,
+            rich_help_panel=about.panel,
+        )
+        annotation = Annotated[kind, flag]
+        found.append(Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=annotation))
+    return found
+
+
+def both_ways(each: dataclasses.Field[Any]) -> str:
+    """The name that turns a flag off which is on by default."""
+    return "/--no-" + each.name.replace("_", "-") if each.default is True else ""
+
+
+# ------------------------------------------------------------------ commands
 
 
 @app.command()
+@with_options
 def replay(
-    workload: Workload,
-    target: TargetUrl,
+    workload: WorkloadOptions,
+    shape: TraceOptions,
+    target: TargetOptions,
+    run: RunOptions,
     folder: Folder = Path("loadgen-run"),
-    speed: Annotated[float, typer.Option("--speed", help="Arrivals so many times closer.")] = 1.0,
-    ttft_ms: Ttft = None,
-    tpot_ms: Tpot = None,
-    model: Model = None,
-    api_key: Key = None,
-    chat: Chat = False,
-    ignore_eos: IgnoreEos = True,
-    keep_alive: KeepAlive = True,
-    timeout_s: Timeout = 600.0,
-    processes: Processes = 1,
-    max_in_flight: InFlight = 4096,
-    max_lag_ms: MaxLag = 25.0,
-    seed: Seed = 0,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Send a workload at its own times, whatever the server does, and write the report.
 
-    Ctrl-C stops sending; what was gathered is judged and written.
+    Reads a trace of any known format, shows what will be sent (rows kept and dropped, the window, the rate and its
+    burstiness, what a prefix cache could find), sends it, and writes report.html and report.json. Ctrl-C stops sending;
+    what was gathered is judged and written.
+
+    Look first:      loadgen replay --trace T --window-s 600 --rate 0.7 --dry-run
+
+    Fit to a laptop: loadgen replay --trace T --length-scale 0.03 --output-scale 1 --max-output-tokens 64 -t URL
+
+    BurstGPT:        add --dither-s 1, and choose the window with --rate: its head is not typical
+
+    Mooncake:        add --dither-s 3; --length-scale 0.03125 makes its blocks of 512 tokens 16 long
     """
-    if speed <= 0:
-        raise ConfigError("--speed", speed, "must be above 0; 2 sends twice as fast")
-    options = (ttft_ms, tpot_ms, model, api_key, chat, ignore_eos, keep_alive)
-    run = make_run(workload, target, folder, *options, timeout_s, processes, max_in_flight, max_lag_ms, seed)
-    report = watched(at_speed(run, workload, speed, folder))
+    prepared = prepare(workload, shape, run.seed, shape.text or target.chat)
+    if as_json and not dry_run:
+        raise ConfigError("--json", True, "is for --dry-run; a run writes report.json")
+    if dry_run and prepared.forecast is None:
+        raise ConfigError("--dry-run", True, "shows the plan of a --trace; requests of --workload are their own plan")
+    if as_json and prepared.forecast is not None:
+        print(json.dumps(forecast_json(prepared.forecast)))
+        return
+    tell(prepared)
+    if dry_run:
+        return
+    report = watched(make_run(prepared, target, run, folder))
+    if prepared.forecast is not None:
+        (folder / "plan.json").write_text(json.dumps(forecast_json(prepared.forecast)) + "\n", encoding="utf-8")
     write_page(folder / "report.html", [report], [report.name])
     show(report_tables(report))
     out.print(f"\nreport: {folder}/report.html and report.json", markup=False, soft_wrap=True)
@@ -149,35 +166,32 @@ def replay(
 
 
 @app.command()
+@with_options
 def search(
-    workload: Workload,
-    target: TargetUrl,
-    low: Annotated[float, typer.Option("--low", help="Lowest rate to try, requests per second.")],
-    high: Annotated[float, typer.Option("--high", help="Highest rate to try.")],
-    step: Annotated[float, typer.Option("--step", help="Rates are low, low + step, ...")],
+    workload: WorkloadOptions,
+    shape: TraceOptions,
+    target: TargetOptions,
+    run: RunOptions,
+    low: Low,
+    high: High,
+    step: Step,
     folder: Folder = Path("loadgen-search"),
-    attainment: Annotated[float, typer.Option("--attainment", min=0, max=1, help="What a rate must reach.")] = 0.9,
-    ttft_ms: Ttft = None,
-    tpot_ms: Tpot = None,
-    model: Model = None,
-    api_key: Key = None,
-    chat: Chat = False,
-    ignore_eos: IgnoreEos = True,
-    keep_alive: KeepAlive = True,
-    timeout_s: Timeout = 600.0,
-    processes: Processes = 1,
-    max_in_flight: InFlight = 4096,
-    max_lag_ms: MaxLag = 25.0,
-    seed: Seed = 0,
+    attainment: Attainment = 0.9,
 ) -> None:
     """Find the highest rate whose SLO attainment is at least the target; every probe's report is kept."""
     grid = Grid(low, high, step)
-    options = (ttft_ms, tpot_ms, model, api_key, chat, ignore_eos, keep_alive)
-    run = make_run(workload, target, folder, *options, timeout_s, processes, max_in_flight, max_lag_ms, seed)
-    natural = FileSchedule(workload).mean_rate()
+    prepared = prepare(workload, shape, run.seed, shape.text or target.chat)
+    tell(prepared)
+    base, natural = make_run(prepared, target, run, folder), prepared.rate()
+    if natural <= 0:
+        raise ConfigError("--trace", prepared.name, "all requests come at one time, so there is no rate to change")
 
     def probe(rate: float) -> Report:
-        report = watched(at_speed(run, workload, rate / natural, folder / f"rate-{rate:g}"))
+        speed, into = rate / natural, folder / f"rate-{rate:g}"
+        name = f"{prepared.name} × {speed:g}"
+        report = watched(
+            dataclasses.replace(base, schedule=prepared.at(speed), folder=into, name=into.name, workload=name)
+        )
         err.print(f"{rate:g} requests/s: attainment {report.attainment.value:.1%}", markup=False, soft_wrap=True)
         if report.interrupted:
             raise typer.Exit(EXIT_INTERRUPTED)
@@ -189,11 +203,8 @@ def search(
         out.print(f"not even {low:g} requests/s attain {attainment:.0%}", markup=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
     more = "; it is the highest tried, so the limit may lie above" if found.at_the_top else ""
-    out.print(
-        f"highest rate with attainment of at least {attainment:.0%}: {found.rate:g} requests/s{more}",
-        markup=False,
-        soft_wrap=True,
-    )
+    said = f"highest rate with attainment of at least {attainment:.0%}: {found.rate:g} requests/s{more}"
+    out.print(said, markup=False, soft_wrap=True)
     out.print(f"probes: {folder}/search.html and search.json", markup=False, soft_wrap=True)
 
 
@@ -253,6 +264,14 @@ def inspect(
 
 
 # ------------------------------------------------------------------ drawing
+
+
+def tell(prepared: Prepared) -> None:
+    """The plan of a trace, and what to beware of."""
+    if prepared.forecast is not None and prepared.trace is not None:
+        show(forecast_tables(prepared.forecast, prepared.trace))
+        for warning in prepared.forecast.warnings:
+            err.print(f"[yellow]beware[/]: {escape(warning)}", soft_wrap=True)
 
 
 def write_page(path: Path, reports: Sequence[Report], names: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ HEAD_SHARE, HEAD_RATIO = 0.1, 0.25
 """A window that begins in a trace's first tenth and has less than a quarter of its mean rate is its ramp-up."""
 WINDOW_STEPS = 20
 """Windows are tried at so many places per window length."""
+ROUNDING_S = 1e-6
 SEED_RANGE = 1 << 63
 FAMILIES = ("poisson", "gamma", "weibull")
 
@@ -114,22 +115,33 @@ class Window:
     warning: str = ""
 
 
-def find_window(arrivals: Sequence[float], length_s: float, rate: float | None = None) -> Window:
-    """The window of that length whose rate is nearest to `rate`, the earliest of equals; without a rate, the head.
+def find_window(
+    arrivals: Sequence[float], length_s: float, rate: float | None = None, start_s: float | None = None
+) -> Window:
+    """The window of that length which begins at `start_s`, or whose rate is nearest to `rate`, the earliest of equals;
+    without either, the head.
 
     Args:
         arrivals: seconds, in order.
 
     Raises:
-        ConfigError: no rows, a length that is not above 0 or beyond the trace's, or a rate that no window comes near.
+        ConfigError: no rows, a window that is not within the trace, or a rate that no window comes near.
     """
-    check_above_zero("--window-s", length_s, "give the window's length in seconds")
     times = np.asarray(arrivals, dtype=np.float64)
-    if not times.size or times[-1] < length_s:
-        span_s = float(times[-1]) if times.size else 0.0
-        raise ConfigError("--window-s", length_s, f"the trace is {span_s:g} s long; choose a shorter window")
-    mean_rate = times.size / float(times[-1])
-    starts = np.arange(0.0, times[-1] - length_s + 1e-9, length_s / WINDOW_STEPS) if rate is not None else np.zeros(1)
+    span_s = float(times[-1]) if times.size else 0.0
+    if rate is not None and start_s is not None:
+        raise ConfigError("--start-s", start_s, "choose a window by its beginning or by its --rate, not by both")
+    if start_s is not None and not 0 <= start_s < span_s:
+        raise ConfigError("--start-s", start_s, f"must be within the trace, which is {span_s:g} s long")
+    check_above_zero("--window-s", length_s, "give the window's length in seconds")
+    if (start_s or 0.0) + length_s > span_s + ROUNDING_S:
+        raise ConfigError(
+            "--window-s", length_s, f"the trace is {span_s:g} s long; choose a window that ends within it"
+        )
+    mean_rate = times.size / span_s
+    starts = np.array([start_s or 0.0])
+    if rate is not None:
+        starts = np.arange(0.0, span_s - length_s + 1e-9, length_s / WINDOW_STEPS)
     rates = (np.searchsorted(times, starts + length_s) - np.searchsorted(times, starts)) / length_s
     chosen = 0
     if rate is not None:
@@ -138,14 +150,16 @@ def find_window(arrivals: Sequence[float], length_s: float, rate: float | None =
         if not rate / 2 <= rates[chosen] <= rate * 2:
             reached = f"windows of {length_s:g} s have {rates.min():.3g} to {rates.max():.3g} requests/s"
             raise ConfigError("--rate", rate, f"{reached}; choose one of these, and --scale to go beyond")
-    start_s, found = float(starts[chosen]), float(rates[chosen])
+    begin_s, found = float(starts[chosen]), float(rates[chosen])
+    if not found:
+        raise ConfigError("--start-s", begin_s, f"the trace has no request in the {length_s:g} s from there")
     warning = ""
-    if start_s < HEAD_SHARE * times[-1] and found < HEAD_RATIO * mean_rate:
+    if begin_s < HEAD_SHARE * span_s and found < HEAD_RATIO * mean_rate:
         warning = (
             f"the window is the head of the trace and has {found:.3g} requests/s where the whole has {mean_rate:.3g}: "
             "its ramp-up is not typical; choose a window with --rate"
         )
-    return Window(start_s, length_s, found, mean_rate, warning)
+    return Window(begin_s, length_s, found, mean_rate, warning)
 
 
 # ------------------------------------------------------------------ drawn arrivals
