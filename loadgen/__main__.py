@@ -129,17 +129,17 @@ def replay(
 ) -> None:
     """Send a workload at its own times, whatever the server does, and write the report.
 
-    Reads a trace of any known format, shows what will be sent (rows kept and dropped, the window, the rate and its
-    burstiness, what a prefix cache could find), sends it, and writes report.html and report.json. Ctrl-C stops sending;
-    what was gathered is judged and written.
+    First it shows what it will send: rows kept and dropped, rate and burstiness, what a prefix cache could find.
 
-    Look first:      loadgen replay --trace T --window-s 600 --rate 0.7 --dry-run
+    Ctrl-C stops sending; what was gathered is judged and written.
 
-    Fit to a laptop: loadgen replay --trace T --length-scale 0.03 --output-scale 1 --max-output-tokens 64 -t URL
+    Look first:  loadgen replay --trace T --window-s 600 --rate 0.7 --dry-run
 
-    BurstGPT:        add --dither-s 1, and choose the window with --rate: its head is not typical
+    On a laptop: loadgen replay --trace T -t URL --length-scale 0.03 --output-scale 1 --max-output-tokens 64
 
-    Mooncake:        add --dither-s 3; --length-scale 0.03125 makes its blocks of 512 tokens 16 long
+    BurstGPT:    add --dither-s 1, and choose the window with --rate: its head is not typical
+
+    Mooncake:    add --dither-s 3; --length-scale 0.03125 makes its blocks of 512 tokens 16 long
     """
     prepared = prepare(workload, shape, run.seed, shape.text or target.chat)
     if as_json and not dry_run:

@@ -14,6 +14,7 @@ from loadgen.arrivals import Window, find_window
 from loadgen.compare import Table, number
 from loadgen.inspection import Trace, inspection_tables
 from loadgen.plan import Plan
+from loadgen.schedule import ScheduledRequest
 from loadgen.survey import PrefixTree, Survey, survey
 from services.core.clock import NS_PER_S
 from services.core.errors import ConfigError
@@ -118,8 +119,7 @@ def _fill(found: Forecast, plan: Plan) -> None:
         for index, each in enumerate(plan.planned(found.changes)):
             request, row = plan.request(index, each), each.row
             found.closed_loop += each.think_ns is not None
-            if request.fault:
-                found.faults[request.fault] += 1
+            found.faults.update(_faults(row, request))
             found.input_tokens += row.input_tokens
             found.output_tokens += row.output_tokens
             found.hit_tokens += min(tree.add(row.prefix) * row.prefix_block_tokens, row.input_tokens)
@@ -133,6 +133,18 @@ def _fill(found: Forecast, plan: Plan) -> None:
         found.warnings.append(
             f"{found.survey.images} images of the trace are not sent: prompts are tokens or text only"
         )
+
+
+def _faults(row: WorkloadRow, request: ScheduledRequest) -> Iterator[str]:
+    """What the client does wrong, in words."""
+    if request.leave_after_tokens is not None:
+        yield (
+            "leave at the first token, as the request failed in the trace" if row.failed else "leave within the output"
+        )
+    if request.read_delay_ns:
+        yield f"wait {request.read_delay_ns / NS_PER_S:g} s before each read"
+    if request.deadline_ns is not None:
+        yield f"give up after {request.deadline_ns / NS_PER_S:g} s"
 
 
 def forecast_json(found: Forecast) -> dict[str, Any]:

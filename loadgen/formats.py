@@ -17,6 +17,7 @@ Record = Mapping[str, Any]
 Fields = tuple[int, dict[str, Any]]
 """When it came (ns, on the trace's own clock), and the other fields of `WorkloadRow`."""
 MAX_TOKENS = 10_000_000
+MAX_SECONDS = 1e10
 CHAINED_BLOCK_TOKENS = 16
 
 
@@ -48,11 +49,25 @@ def number(record: Record, column: str, least: int = 0) -> int:
     value = record.get(column)
     try:
         found = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadRow(f"bad {column}") from None
     if not least <= found <= MAX_TOKENS:
         raise BadRow(f"bad {column}")
     return int(found)
+
+
+def seconds(record: Record, column: str) -> float | None:
+    """A length of time of a record, in seconds; None where it has none.
+
+    Raises:
+        BadRow: it is no number, negative or not finite.
+    """
+    value = record.get(column)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SECONDS:
+        raise BadRow(f"bad {column}")
+    return float(value)
 
 
 def time_ns(record: Record, column: str, unit_ns: int) -> int:
@@ -66,11 +81,14 @@ def time_ns(record: Record, column: str, unit_ns: int) -> int:
         whole, _, fraction = text.partition(".")
         if whole.lstrip("-").isdigit() and (fraction.isdigit() or not fraction):  # exact where a float is not
             digits = (fraction + "000000000")[:9]
-            return int(whole) * unit_ns + int(digits) * unit_ns // NS_PER_S
-        found = float(text)
-        return round(found * unit_ns)
+            found = int(whole) * unit_ns + int(digits) * unit_ns // NS_PER_S
+        else:
+            found = round(float(text) * unit_ns)
     except (ValueError, OverflowError):
         raise BadRow(f"bad {column}") from None
+    if abs(found) > MAX_SECONDS * NS_PER_S:
+        raise BadRow(f"bad {column}")
+    return found
 
 
 def iso_ns(text: str, column: str) -> int:
@@ -85,10 +103,10 @@ def iso_ns(text: str, column: str) -> int:
     zone = rest[len(digits) :] if rest else ""
     try:
         moment = datetime.fromisoformat(body + zone)
-    except ValueError:
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return int(moment.timestamp()) * NS_PER_S + int((digits + "000000000")[:9])
+    except (ValueError, OverflowError):
         raise BadRow(f"bad {column}") from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return int(moment.timestamp()) * NS_PER_S + int((digits + "000000000")[:9])
 
 
 def chained(session: str, tokens: int) -> tuple[int, ...]:
@@ -177,21 +195,29 @@ def tracelab(record: Record) -> Fields:
     }
 
 
+GENERIC_FIELDS: dict[str, type] = {
+    **dict.fromkeys(("input_tokens", "output_tokens", "turn", "prefix_block_tokens", "images"), int),
+    **dict.fromkeys(("session", "tenant", "category", "model"), str),
+    **{"prefix": list, "failed": bool},
+}
+
+
 def generic(record: Record) -> Fields:
     """Rows as `loadgen synth` writes them: JSON objects of `WorkloadRow`'s own fields."""
-    fields = {key: value for key, value in record.items() if key != "arrival_s"}
+    fields = {key: value for key, value in record.items() if key not in ("arrival_s", "think_s")}
+    for name, value in fields.items():
+        if name not in GENERIC_FIELDS:
+            raise BadRow("unknown field")
+        if type(value) is not GENERIC_FIELDS[name] or (isinstance(value, int) and value < 0):
+            raise BadRow(f"bad {name}")
     fields["input_tokens"], fields["output_tokens"] = number(record, "input_tokens", 1), number(record, "output_tokens")
-    fields["prefix"] = tuple(fields.get("prefix", ()))
-    known = set(fields) <= GENERIC_FIELDS
-    if not known or not all(type(each) is int for each in fields["prefix"]):
-        raise BadRow("unknown field" if not known else "bad prefix")
+    fields["prefix"], fields["think_s"] = tuple(fields.get("prefix", ())), seconds(record, "think_s")
+    if not all(type(each) is int for each in fields["prefix"]):
+        raise BadRow("bad prefix")
     if fields["prefix"] and len(fields["prefix"]) * number(record, "prefix_block_tokens", 1) < fields["input_tokens"]:
         raise BadRow("prefix too short for input_tokens")
     return time_ns(record, "arrival_s", NS_PER_S), fields
 
-
-GENERIC_FIELDS = {"input_tokens", "output_tokens", "session", "turn", "think_s", "prefix", "prefix_block_tokens",
-                  "images", "tenant", "category", "model", "failed"}  # fmt: skip
 
 CSV_FORMATS = (
     Format("burstgpt", frozenset({"Timestamp", "Request tokens", "Response tokens"}), burstgpt),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from loadgen.formats import CSV_FORMATS, JSON_FORMATS, BadRow, Fields, Format
-from loadgen.session_files import is_session_file, read_sessions
+from loadgen.session_files import DAMAGED, is_session_file, read_sessions
 from services.core.clock import NS_PER_S
 from services.core.errors import ConfigError
 from services.core.workload import WorkloadRow
@@ -32,6 +32,7 @@ class Trace:
     Attributes:
         format: name of the format.
         counts: of the last iteration: `read`, `kept`, and `dropped: <reason>`; read = kept + dropped.
+        first: of the last iteration: for each reason the first row that was dropped for it, from 1; not of sessions.
 
     Raises:
         ConfigError: there is no such file, or it has the columns of no known format.
@@ -44,6 +45,7 @@ class Trace:
             raise ConfigError("--trace", str(path), "is not there")
         self._path = path
         self.counts: Counter[str] = Counter()
+        self.first: dict[str, int] = {}
         self._sessions = path.is_dir() or is_session_file(path)
         self._format: Format | None = None
         if not self._sessions:
@@ -52,14 +54,14 @@ class Trace:
 
     def __iter__(self) -> Iterator[WorkloadRow]:
         """Rows with arrivals relative to the first one."""
-        self.counts = Counter()
+        self.counts, self.first = Counter(), {}
         fields = read_sessions(self._path, self.counts) if self._sessions else self._records()
         first: int | None = None
         last = 0
         sessions = _Sessions()
         for at, values in fields:
             if first is not None and at < last:
-                self.counts["dropped: unsorted"] += 1
+                self._drop("unsorted")
                 continue
             first = at if first is None else first
             last = at
@@ -69,7 +71,8 @@ class Trace:
     def summary(self) -> str:
         """The counts as a sentence."""
         dropped = {key.partition(": ")[2]: count for key, count in self.counts.items() if key.startswith("dropped")}
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+        first = {reason: f" (first: row {row})" for reason, row in self.first.items()}
+        reasons = ", ".join(f"{count} {reason}{first.get(reason, '')}" for reason, count in sorted(dropped.items()))
         return f"{self.counts['read']} rows read, {self.counts['kept']} kept" + (
             f"; dropped: {reasons}" if dropped else ""
         )
@@ -83,24 +86,32 @@ class Trace:
                     raise BadRow(record)
                 yield self._format.parse(record)
             except BadRow as reason:
-                self.counts[f"dropped: {reason}"] += 1
+                self._drop(str(reason))
+
+    def _drop(self, reason: str) -> None:
+        self.counts[f"dropped: {reason}"] += 1
+        if not self._sessions:
+            self.first.setdefault(reason, self.counts["read"])
 
     def _raw(self) -> Iterator[dict[str, Any] | str]:
         """Records; text in place of one says why it is none."""
-        with open_text(self._path) as lines:
-            if self._format in CSV_FORMATS:
-                yield from _csv_records(lines)
-            else:
-                yield from _json_records(lines)
+        try:
+            with open_text(self._path) as lines:
+                yield from (_csv_records if self._format in CSV_FORMATS else _json_records)(lines)
+        except DAMAGED as error:
+            yield f"damaged file ({type(error).__name__})"
 
     def _detect(self, name: str | None) -> Format:
-        with open_text(self._path) as lines:
-            head = lines.readline(MAX_LINE_CHARS)
+        try:
+            with open_text(self._path) as lines:
+                head = lines.readline(MAX_LINE_CHARS)
+        except DAMAGED as error:
+            raise ConfigError("--trace", str(self._path), f"cannot be read: {error}") from None
         if head.lstrip().startswith("{"):
             record = _json(head)
             found, formats = (set(record) if isinstance(record, dict) else set()), JSON_FORMATS
         else:
-            found, formats = {each.strip() for each in next(csv.reader([head]), [])}, CSV_FORMATS
+            found, formats = set(_header(head)), CSV_FORMATS
         for each in formats:
             if each.columns <= found and name in (None, each.name):
                 return each
@@ -140,9 +151,17 @@ def open_text(path: Path) -> IO[str]:
     return io.TextIOWrapper(opener(path, "rb"), encoding="utf-8", errors="replace", newline="")
 
 
+def _header(line: str) -> list[str]:
+    """Names of columns; none where the line is no CSV."""
+    try:
+        return [each.strip() for each in next(csv.reader([line]), [])]
+    except csv.Error:
+        return []
+
+
 def _csv_records(lines: IO[str]) -> Iterator[dict[str, Any] | str]:
+    header = _header(lines.readline(MAX_LINE_CHARS))
     rows = csv.reader(lines)
-    header = [each.strip() for each in next(rows)]
     while True:
         try:
             row = next(rows)

@@ -76,7 +76,8 @@ def test_what_is_no_row_is_counted_by_reason_and_nothing_is_silent(tmp_path: Pat
         "dropped: unsorted": 1,
         "dropped: bad Response tokens": 1,
     }
-    assert "8 rows read, 2 kept; dropped: 2 bad Request tokens, 1 bad Response tokens" in trace.summary()
+    said = "8 rows read, 2 kept; dropped: 2 bad Request tokens (first: row 2), 1 bad Response tokens (first: row 7)"
+    assert said in trace.summary()
 
 
 def test_hashes_must_cover_the_prompt(tmp_path: Path) -> None:
