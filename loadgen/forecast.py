@@ -149,12 +149,10 @@ def _faults(row: WorkloadRow, request: ScheduledRequest) -> Iterator[str]:
 
 def forecast_json(found: Forecast) -> dict[str, Any]:
     """All of it as one JSON object."""
-    return {
-        "schema": SCHEMA,
-        **dataclasses.asdict(found),
-        "offered_rps": found.offered_rps,
-        "token_hit_rate": found.token_hit_rate,
-    }
+    counters = {"changes": dict(found.changes), "faults": dict(found.faults)}
+    plain = dataclasses.asdict(replace(found, changes=Counter(), faults=Counter()))  # asdict cannot copy a full Counter
+    rates = {"offered_rps": found.offered_rps, "token_hit_rate": found.token_hit_rate}
+    return {"schema": SCHEMA, **plain, **counters, **rates}
 
 
 def forecast_tables(found: Forecast, trace: Trace) -> list[Table]:
