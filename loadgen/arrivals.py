@@ -79,6 +79,27 @@ def thinned(rows: Iterable[WorkloadRow], keep: float, seed: int) -> Iterator[Wor
             yield row
 
 
+def restarted(rows: Iterable[WorkloadRow], rate: float, seed: int) -> Iterator[WorkloadRow]:
+    """Sessions begun by a Poisson process, for traces that know times within a session only; held in memory.
+
+    Rows of one session keep the times between them; sub-agents (`session/...`) begin with the session they belong to.
+
+    Raises:
+        ConfigError: `rate` is not above 0.
+    """
+    check_above_zero("--session-rate", rate, "give sessions per second")
+    draws, begin_s = stream(seed, "loadgen/sessions"), 0.0
+    shifts: dict[str, float] = {}
+    found = []
+    for index, row in enumerate(rows):
+        session = row.session.partition("/")[0] or f"/{index}"
+        if session not in shifts:
+            begin_s += draws.expovariate(rate)
+            shifts[session] = begin_s - row.arrival_s
+        found.append(replace(row, arrival_s=row.arrival_s + shifts[session]))
+    return iter(sorted(found, key=lambda row: row.arrival_s))
+
+
 def cut(rows: Iterable[WorkloadRow], start_s: float, length_s: float) -> Iterator[WorkloadRow]:
     """The rows of [start_s, start_s + length_s), with arrivals counted from its beginning."""
     for row in rows:

@@ -21,6 +21,8 @@ from services.core.errors import ConfigError
 from services.core.workload import WorkloadRow
 
 SCHEMA = "triptych.plan/1"
+TOGETHER = 0.5
+"""More than this share of sessions that begin at zero means that the trace knows no times between sessions."""
 
 
 @dataclass(slots=True)
@@ -113,7 +115,7 @@ def choose(
 
 def _fill(found: Forecast, plan: Plan) -> None:
     """Count what the plan sends."""
-    tree = PrefixTree()
+    tree, begins = PrefixTree(), Counter[int]()
 
     def rows() -> Iterator[WorkloadRow]:
         for index, each in enumerate(plan.planned(found.changes)):
@@ -123,12 +125,19 @@ def _fill(found: Forecast, plan: Plan) -> None:
             found.input_tokens += row.input_tokens
             found.output_tokens += row.output_tokens
             found.hit_tokens += min(tree.add(row.prefix) * row.prefix_block_tokens, row.input_tokens)
+            if row.session and each.think_ns is None:
+                begins[each.at_ns] += 1
             yield replace(row, arrival_s=each.at_ns / NS_PER_S)
 
     found.survey = survey(rows())
     found.duration_s = found.survey.span_s if found.window is None else found.window.length_s / plan.speed
     found.warnings += [found.window.warning] if found.window is not None and found.window.warning else []
     found.warnings += found.survey.warnings
+    together = begins.get(0, 0)
+    if together > max(1, sum(begins.values()) * TOGETHER):
+        found.warnings.append(
+            f"{together} sessions begin at once: the trace does not say when they did; begin them with --session-rate"
+        )
     if found.survey.images:
         found.warnings.append(
             f"{found.survey.images} images of the trace are not sent: prompts are tokens or text only"
@@ -198,6 +207,8 @@ def describe(name: str, plan: Plan, found: Forecast) -> str:
         parts.append(f"{number(found.window.length_s)} s from {number(found.window.start_s)} s on")
     if plan.speed != 1:
         parts.append(f"{plan.speed:g} times as fast")
+    if plan.session_rate:
+        parts.append(f"{plan.session_rate:g} sessions begun a second with seed {plan.seed}")
     if plan.dither_s:
         parts.append(f"dithered by {plan.dither_s:g} s with seed {plan.seed}")
     if plan.keep_sessions != 1:

@@ -54,6 +54,7 @@ def prepare(workload: WorkloadOptions, shape: TraceOptions, seed: int, as_text: 
         prompt=PromptMaker(vocabulary, seed, as_text).prompt,
         seed=seed,
         keep_sessions=shape.keep_sessions,
+        session_rate=shape.session_rate,
         dither_s=shape.dither_s,
         speed=workload.scale,
         lengths=shape.lengths(),

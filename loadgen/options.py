@@ -86,6 +86,9 @@ class TraceOptions:
         Option("Instead: the window whose requests per second come nearest. The head is rarely typical.", panel=PART),
     ] = None
     keep_sessions: Annotated[float, Option("Share of sessions to keep, each as a whole.", panel=PART)] = 1.0
+    session_rate: Annotated[
+        float, Option("Begin so many sessions a second, for traces of agents that do not say when.", panel=PART)
+    ] = 0.0
     dither_s: Annotated[
         float, Option("Spread times that the trace rounded down to such ticks (Mooncake: 3, BurstGPT: 1).", panel=PART)
     ] = 0.0

@@ -1,6 +1,6 @@
 """From the rows of a trace to a schedule: which part of it, how fast, how long each request is, whose client fails.
 
-    rows ─► whole sessions kept ─► dither ─► window ─► speed ─► lengths ─► turns and clients ─► ScheduledRequest
+    rows ─► whole sessions kept, begun ─► dither ─► window ─► speed ─► lengths ─► turns and clients ─► ScheduledRequest
 
 Pure, and the same in every process: whatever is drawn depends on the seed and on a row's place, never on who reads it.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from loadgen.arrivals import SEED_RANGE, check_above_zero, cut, dithered, scaled, thinned
+from loadgen.arrivals import SEED_RANGE, check_above_zero, cut, dithered, restarted, scaled, thinned
 from loadgen.schedule import Prompt, ScheduledRequest
 from services.core.clock import NS_PER_S
 from services.core.errors import ConfigError
@@ -24,6 +24,8 @@ PromptSource = Callable[[WorkloadRow, str], Prompt]
 """Makes a row's prompt; the text names what is the row's alone, after its shared blocks."""
 FAILED_OUTPUT_TOKENS = 128
 """Asked for where the trace knows no length because the request failed, before scale and bound."""
+COARSE = 0.1
+"""A scale that whole tokens a block miss by more than this share is told."""
 DISCONNECT, LEAVE_OUT = "disconnect", "leave-out"
 CLOSED, OPEN = "closed", "open"
 
@@ -71,6 +73,8 @@ class Lengths:
             full, rest = divmod(row.input_tokens, block)
             block = max(1, round(block * self.scale))
             tokens = full * block + -(-rest * block // row.prefix_block_tokens)
+            if abs(block / row.prefix_block_tokens - self.scale) > COARSE * self.scale:
+                changes[f"prompts {block / row.prefix_block_tokens:.3g} times as long: blocks are whole tokens"] += 1
         else:
             tokens = max(1, round(row.input_tokens * self.scale))
         if self.max_input_tokens is not None and tokens > self.max_input_tokens:
@@ -179,6 +183,7 @@ class Plan:
         prompt: makes prompts.
         seed: of all that is drawn.
         keep_sessions: share of whole sessions to keep.
+        session_rate: sessions are begun so many a second, for traces that do not say when; 0 leaves them.
         dither_s: the tick that the trace's times were rounded down to; 0 leaves them.
         start_s, length_s: the window, on the trace's clock.
         speed: arrivals so many times closer; think times stay.
@@ -192,6 +197,7 @@ class Plan:
     prompt: PromptSource
     seed: int = 0
     keep_sessions: float = 1.0
+    session_rate: float = 0.0
     dither_s: float = 0.0
     start_s: float = 0.0
     length_s: float = math.inf
@@ -212,6 +218,8 @@ class Plan:
         rows = iter(self.rows)
         if self.keep_sessions != 1:
             rows = thinned(rows, self.keep_sessions, self.seed)
+        if self.session_rate:
+            rows = restarted(rows, self.session_rate, self.seed)
         return dithered(rows, self.dither_s, self.seed) if self.dither_s else rows
 
     def selected(self, changes: Counter[str]) -> Iterator[WorkloadRow]:

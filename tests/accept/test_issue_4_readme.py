@@ -1,7 +1,8 @@
 """Issue 4: every command that README.md and the quick start show is taken from there and run, as a reader would.
 
 `make serve` keeps running while the others are tried; its ports and its cluster's name are other ones, so that a
-cluster of the developer's own is left alone. `make test` runs with one small folder of tests.
+cluster of the developer's own is left alone. `make test` runs with one small folder of tests, `make replay` for 20
+seconds.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.accept, pytest.mark.cluster]
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "quick-start.md")
 SMALL = "PYTEST_ARGS=tests/unit/telemetry"
+SHORT = "REPLAY_ARGS='--window-s 20 --max-lag-ms 10000'"
 
 
 def commands() -> list[str]:
@@ -55,6 +57,8 @@ class Reader:
             command = command.replace(f":{default}", f":{own}")
         if command == "make test":
             return f"make test {SMALL}"
+        if command == "make replay":
+            return f"make replay GRPC_PORT={self.ports['50051']} {SHORT}"
         if re.match(r"\.venv/bin/triptych (chat|status|top|scale|drain)\b", command):
             return f"{command} {self.own}"
         if re.match(r"\.venv/bin/triptych (doctor|down)\b", command):

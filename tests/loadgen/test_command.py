@@ -104,7 +104,7 @@ def test_a_bad_row_is_named(rows: list[dict], said: str, tmp_path: Path) -> None
     [
         (("replay", "-t", "ftp://x"), 2, "write grpc://host:port"),
         (("replay", "-t", "http://127.0.0.1:9"), 1, "nobody answers"),
-        (("replay", "-t", "http://127.0.0.1:9", "--speed", "0"), 2, "--speed = 0.0: must be above 0"),
+        (("replay", "-t", "http://127.0.0.1:9", "--speed", "0"), 2, "--scale = 0.0: must be above 0"),
         (("search", "-t", "http://x", "--low", 0, "--high", 1, "--step", 1), 2, "--low = 0.0: must be above 0"),
     ],
 )

@@ -42,6 +42,20 @@ def test_thinning_keeps_whole_sessions() -> None:
     assert 10 < len(sessions) < 40 and len(kept) == 10 * len(sessions)
 
 
+def test_sessions_begin_by_a_process_of_their_own_and_keep_their_inner_times() -> None:
+    rows = [
+        WorkloadRow(float(turn), 10, 5, session=f"s{each}" + "/0" * (turn == 1), turn=turn)
+        for turn in range(3) for each in range(400)
+    ]  # fmt: skip
+    moved = list(arrivals.restarted(rows, 2.0, seed=3))
+    times = {(row.session, row.turn): row.arrival_s for row in moved}
+    assert [row.arrival_s for row in moved] == sorted(times.values())
+    begins = [times[f"s{each}", 0] for each in range(400)]
+    assert gap_cv(begins) == pytest.approx(1.0, abs=0.15) and begins[-1] == pytest.approx(200, rel=0.15)
+    assert all(times[f"s{each}/0", 1] - begins[each] == pytest.approx(1.0) for each in range(400))
+    assert moved == list(arrivals.restarted(rows, 2.0, seed=3)) != list(arrivals.restarted(rows, 2.0, seed=4))
+
+
 def test_a_window_by_rate_and_a_warning_at_the_head() -> None:
     quiet, busy = np.arange(0, 1000, 20.0), np.arange(1000, 2000, 0.5)
     times = [*quiet.tolist(), *busy.tolist()]
@@ -82,5 +96,7 @@ def test_bad_numbers_are_refused_by_name() -> None:
             arrivals.scaled([], speed)
     with pytest.raises(ConfigError, match="--cv"):
         list(arrivals.renewal(1, 1, 0, "gamma", 0))
+    with pytest.raises(ConfigError, match="--session-rate"):
+        arrivals.restarted([], -1, 0)
     with pytest.raises(ConfigError, match="--keep-sessions"):
         list(arrivals.thinned([], 0, 0))

@@ -90,6 +90,14 @@ def test_a_window_may_begin_anywhere_and_the_head_warns() -> None:
     assert len(list(chosen())) == 10 and not found.window.warning
 
 
+def test_sessions_that_begin_at_once_warn() -> None:
+    trace = Rows([WorkloadRow(0.0, 10, 5, session=f"s{each}") for each in range(9)])
+    _, found = choose(trace, plan(trace))
+    assert "9 sessions begin at once" in " ".join(found.warnings) and found.offered_rps == 0
+    chosen, found = choose(trace, plan(trace, session_rate=2.0))
+    assert not found.warnings and describe("x", chosen, found) == "x, 2 sessions begun a second with seed 0"
+
+
 def test_it_is_shown_as_tables_and_as_json() -> None:
     trace = Rows(QUIET + BUSY)
     _, found = choose(trace, plan(trace, clients=Clients(deadline_s=3.0)), 200.0, None, 1.0)

@@ -59,7 +59,7 @@ def test_scaled_blocks_keep_the_sharing() -> None:
         before, after = PrefixTree(), PrefixTree()
         for row, short in zip(rows, fitted, strict=True):
             assert before.add(row.prefix) == after.add(short.prefix)
-        assert not changes
+        assert changes == ({"prompts 0.00195 times as long: blocks are whole tokens": 6} if scale == 0.0001 else {})
     assert fitted[1].input_tokens == 3300
     assert Lengths(1 / 32).fit(rows[1], Counter()).input_tokens == 2 * 16 + 3
 
