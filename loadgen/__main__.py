@@ -103,7 +103,7 @@ def options_of(group: Any) -> list[Parameter]:
             envvar=about.environment,
             rich_help_panel=about.panel,
         )
-        annotation = Annotated[kind, flag]
+        annotation = Annotated[kind, flag]  # type: ignore[valid-type]
         found.append(Parameter(each.name, Parameter.KEYWORD_ONLY, default=each.default, annotation=annotation))
     return found
 

@@ -200,6 +200,16 @@ def _sent(found: Forecast) -> str:
     return sent
 
 
+def notes(found: Forecast) -> tuple[str, ...]:
+    """What belongs into the report of the run: what to beware of, what was done to the trace, and the oracle."""
+    said = list(found.warnings)
+    if found.dropped or found.changes:
+        said.append(f"of the trace: {found.trace}; {_counts(found.changes) or 'nothing'} changed")
+    if found.hit_tokens:
+        said.append(f"an unbounded exact prefix cache would find {found.token_hit_rate:.2%} of the prompt tokens")
+    return tuple(said)
+
+
 def describe(name: str, plan: Plan, found: Forecast) -> str:
     """What is sent, for the head of a report: the trace and everything that changes its times."""
     parts = [name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadgen.app import Run
-from loadgen.forecast import Forecast, choose, describe
+from loadgen.forecast import Forecast, choose, describe, notes
 from loadgen.options import RunOptions, TargetOptions, TraceOptions, WorkloadOptions
 from loadgen.plan import Plan
 from loadgen.prompts import PromptMaker, plain_vocabulary, safe_vocabulary
@@ -46,7 +46,8 @@ def prepare(workload: WorkloadOptions, shape: TraceOptions, seed: int, as_text: 
     if workload.trace is None:
         shape.refuse_for_workload()
         literal = FileSchedule(path, workload.scale, seed)
-        return Prepared(literal, path.name, lambda: literal.mean_rate() * workload.scale)
+        name = path.name if workload.scale == 1 else f"{path.name}, {workload.scale:g} times as fast"
+        return Prepared(literal, name, lambda: literal.mean_rate() * workload.scale)
     trace = Trace(path, workload.format)
     vocabulary = plain_vocabulary(shape.vocab_size) if shape.tokenizer is None else safe_vocabulary(shape.tokenizer)
     plan = Plan(
@@ -82,5 +83,5 @@ def make_run(prepared: Prepared, target: TargetOptions, run: RunOptions, folder:
         seed=run.seed,
         name=folder.name,
         workload=prepared.name,
-        notes=() if prepared.forecast is None else tuple(prepared.forecast.warnings),
+        notes=() if prepared.forecast is None else notes(prepared.forecast),
     )

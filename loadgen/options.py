@@ -70,6 +70,8 @@ class WorkloadOptions:
         assert path is not None
         if self.workload is not None and not path.is_file():
             raise ConfigError("--workload", str(path), "is no file")
+        if self.workload is not None and self.format is not None:
+            raise ConfigError("--format", self.format, "is for a --trace; a --workload has one format")
         if not 0 < self.scale < float("inf"):
             raise ConfigError("--scale", self.scale, "must be above 0; 2 sends twice as fast")
         return path

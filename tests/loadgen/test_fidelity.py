@@ -73,7 +73,7 @@ def test_prompts_give_back_the_sharing_of_the_trace_at_any_length(scale: float) 
         prompt = request.prompt()
         assert len(prompt) == request.input_tokens and not isinstance(prompt, str)
         assert found.add(block_chain(prompt, round(512 * scale))) == source.add(row.prefix)
-    assert (found.hits, found.blocks) == (source.hits, source.blocks) and source.hits > 500
+    assert (found.hits, found.blocks) == (source.hits, source.blocks) and source.hits > 300
 
 
 def digest() -> str:

@@ -58,7 +58,7 @@ def test_a_window_of_a_trace_is_sent_with_its_lengths_times_and_faults(tmp_path:
             assert {each.outcome for each in samples if not each.fault} == {Outcome.OK}
             assert all(each.output_tokens == each.wanted_tokens for each in samples if not each.fault)
             assert json.loads((folder / "plan.json").read_text()) == plan
-            assert load_report(folder).workload == f"{AZURE.name}, 60.0 s from 372 s on, 30 times as fast"
+            assert load_report(folder).workload == f"{AZURE.name}, 60.0 s from 621 s on, 30 times as fast"
     times = [[each.intended_ns for each in samples_of(tmp_path / name)] for name in ("http", "grpc")]
     assert times[0] == times[1]
 

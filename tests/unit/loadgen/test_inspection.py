@@ -48,7 +48,9 @@ def test_dropped_rows_are_told_with_their_reasons(tmp_path: Path) -> None:
     told = inspection_json(trace, found)
     assert told["dropped"] == {"bad ContextTokens": 1, "bad TIMESTAMP": 1}
     (table,) = inspection_tables(trace, found)
-    assert table.rows[0][1] == "2 rows read, 0 kept; dropped: 1 bad ContextTokens, 1 bad TIMESTAMP"
+    assert table.rows[0][1] == (
+        "2 rows read, 0 kept; dropped: 1 bad ContextTokens (first: row 1), 1 bad TIMESTAMP (first: row 2)"
+    )
 
 
 def test_tables_tell_only_what_the_trace_knows() -> None:
