@@ -6,6 +6,6 @@ them), survey (what a trace is like), inspection (a survey as tables and JSON), 
 send), pacer (which request is due), reading (what a client reads of a stream), targets (gRPC, OpenAI over HTTP, the
 simulator's port), replay (one sending process), app (a whole run: processes, folder of results), judge (from samples
 to the report), compare (tables of one report, and of several side by side), page (HTML with plots), search (the
-highest rate that attains the SLO), options (of the command line), launch (from options to a run), __main__ (commands).
-Excerpts of public traces are in samples.
+highest rate that attains the SLO), options (of the command line), launch (from options to a run), synth (traces that
+are made), __main__ (commands). Excerpts of public traces are in samples.
 """

@@ -31,6 +31,7 @@ from loadgen.options import Option, RunOptions, TargetOptions, TraceOptions, Wor
 from loadgen.page import page
 from loadgen.search import Grid, bisect, write_search
 from loadgen.survey import survey
+from loadgen.synth.app import synth
 from loadgen.traces import Trace
 from services.core.errors import ConfigError, StartupError, TriptychError
 from services.core.report import Report
@@ -52,6 +53,7 @@ app = typer.Typer(
         "2 it could not start; 130 interrupted, with the report of what was gathered."
     ),
 )
+app.add_typer(synth, name="synth")
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 
 Folder = Annotated[Path, typer.Option("--out", "-o", help="Folder for samples and reports.")]

@@ -5,6 +5,7 @@ Sources: BurstGPT (HPMLL/BurstGPT), Azure LLM inference traces 2023 to 2025, Moo
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from services.core.clock import NS_PER_MS, NS_PER_S
+from services.core.workload import WorkloadRow
 
 Record = Mapping[str, Any]
 Fields = tuple[int, dict[str, Any]]
@@ -204,7 +206,7 @@ GENERIC_FIELDS: dict[str, type] = {
 
 def generic(record: Record) -> Fields:
     """Rows as `loadgen synth` writes them: JSON objects of `WorkloadRow`'s own fields."""
-    fields = {key: value for key, value in record.items() if key not in ("arrival_s", "think_s")}
+    fields = {key: value for key, value in record.items() if key not in (*BESIDE_A_ROW, "think_s")}
     for name, value in fields.items():
         if name not in GENERIC_FIELDS:
             raise BadRow("unknown field")
@@ -229,3 +231,16 @@ JSON_FORMATS = (
     Format("mooncake", frozenset({"timestamp", "input_length", "output_length", "hash_ids"}), mooncake),
     Format("rows", frozenset({"arrival_s", "input_tokens", "output_tokens"}), generic),
 )
+
+# ------------------------------------------------------------------ rows as they are written
+
+BESIDE_A_ROW = ("arrival_s", "prompt", "label")
+"""Of a record of `rows`: its time, and its text and what is known of that, which are no fields of `WorkloadRow`."""
+DEFAULTS = {each.name: each.default for each in dataclasses.fields(WorkloadRow)}
+
+
+def generic_record(row: WorkloadRow) -> dict[str, Any]:
+    """What `generic` reads as that row: the fields that are not the default, and its arrival to the microsecond."""
+    fields = {name: getattr(row, name) for name in DEFAULTS}
+    kept = {name: value for name, value in fields.items() if value != DEFAULTS[name]}
+    return kept | {"arrival_s": round(row.arrival_s, 6)}

@@ -83,6 +83,7 @@ ROW_FIELDS: dict[str, type | tuple[type, ...]] = {
     "deadline_s": (int, float),
     "leave_after_tokens": int,
     "read_delay_s": (int, float),
+    "label": dict,
 }
 SMALLEST_TOKEN_ID = 1000  # below are special and single-byte tokens in common vocabularies
 
@@ -92,7 +93,7 @@ class FileSchedule:
     """A schedule in a file: one JSON object a line, of the names in ROW_FIELDS, in order of `arrival_s`.
 
     A row needs `arrival_s`, `output_tokens`, and one of `prompt`, `prompt_token_ids` and `input_tokens`; of the last
-    token ids are drawn.
+    token ids are drawn. What stands in a row's `label` is for whoever judges the answers.
 
     Attributes:
         path: of the file; read line by line.

@@ -8,6 +8,9 @@ import secrets
 
 import numpy as np
 
+RandomStream = random.Random
+"""What `stream` gives."""
+
 
 def derive_seed(root: int, name: str) -> int:
     """A 63-bit seed for the stream `name`, the same in every process and under every PYTHONHASHSEED."""
@@ -15,7 +18,7 @@ def derive_seed(root: int, name: str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def stream(root: int, name: str) -> random.Random:
+def stream(root: int, name: str) -> RandomStream:
     """An independent generator for `name`."""
     return random.Random(derive_seed(root, name))
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from loadgen.formats import generic_record
 from loadgen.traces import Trace
 from services.core.errors import ConfigError
+from services.core.workload import WorkloadRow
 
 BURST_6 = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
 5,ChatGPT,472,18,490,Conversation log
@@ -195,3 +197,13 @@ def test_an_unknown_file_is_told_with_what_is_known(
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not there"):
         Trace(tmp_path / "absent.csv")
+
+
+def test_rows_that_were_made_are_read_back_as_they_were(tmp_path: Path) -> None:
+    rows = [
+        WorkloadRow(0.0, 10, 5),
+        WorkloadRow(0.123457, 10, 0, category="api", model="GPT-4", failed=True),
+        WorkloadRow(1.5, 40, 7, "s", 2, 0.5, (3, 4, 5), 16, 1, "t"),
+    ]
+    text = lines(*(generic_record(row) for row in rows), {**generic_record(rows[0]), "arrival_s": 2, "prompt": "Hi"})
+    assert list(Trace(write(tmp_path, text))) == [*rows, WorkloadRow(2.0, 10, 5)]
