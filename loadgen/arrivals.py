@@ -207,7 +207,8 @@ def modulated(segments: Iterable[Segment], seed: int, name: str = "arrivals") ->
     """Arrivals in seconds of one client whose rate changes: ServeGen's model of a client (Xiang et al., 2025).
 
     Gaps are drawn with mean 1 and spent in operational time, the integral of the rate, so that a gap which crosses
-    into the next segment is stretched or shortened by that one's rate.
+    into the next segment is stretched or shortened by that one's rate. The process was under way before its beginning,
+    so that the expected number of arrivals is the rate times the length, however short that is.
 
     Raises:
         ConfigError: a family that is not known, or a rate or CV out of range.
@@ -215,13 +216,15 @@ def modulated(segments: Iterable[Segment], seed: int, name: str = "arrivals") ->
     draws = numpy_stream(seed, f"loadgen/{name}")
     begin_s = 0.0
     left: float | None = None
+    gap_of = _rest_of_a_gap
     for segment in segments:
         check_segment(segment)
         shape = _shape(segment)
         at_s, end_s = begin_s, begin_s + segment.length_s
         while segment.rate > 0:
             if left is None:
-                left = _unit_gap(draws, segment.family, shape)
+                left = gap_of(draws, segment.family, shape)
+                gap_of = _unit_gap
             if at_s + left / segment.rate >= end_s:
                 left -= (end_s - at_s) * segment.rate
                 break
@@ -281,6 +284,19 @@ def _shape(segment: Segment) -> float:
     if segment.family == "gamma":
         return 1 / segment.cv**2
     return weibull_shape(segment.cv) if segment.family == "weibull" else 1.0
+
+
+def _rest_of_a_gap(draws: np.random.Generator, family: str, shape: float) -> float:
+    """What is left of the gap that a point in time falls into: a uniform share of a gap, long ones being likelier.
+
+    Gaps weighted by their length are again Gamma, of shape + 1, and a power of a Gamma for Weibull (Cox, Renewal
+    Theory, 1962, on forward recurrence times).
+    """
+    if family == "gamma":
+        return float(draws.random() * draws.gamma(shape + 1, 1 / shape))
+    if family == "weibull":
+        return float(draws.random() * draws.gamma(1 + 1 / shape) ** (1 / shape)) / math.gamma(1 + 1 / shape)
+    return float(draws.exponential())
 
 
 def _unit_gap(draws: np.random.Generator, family: str, shape: float) -> float:

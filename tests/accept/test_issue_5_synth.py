@@ -12,8 +12,8 @@ import pytest
 
 from loadgen.synth.burstgpt import burstgpt_rows, burstgpt_shape, hourly
 from loadgen.synth.category_prompts import CATEGORIES, questions
-from loadgen.synth.lengths import Fixed, Independent
-from loadgen.synth.servegen import read_pool
+from loadgen.synth.lengths import Empirical, Fixed, Independent
+from loadgen.synth.servegen import Pool, read_pool
 from loadgen.synth.templates import HALVES, load_half
 
 pytestmark = pytest.mark.accept
@@ -86,31 +86,64 @@ def test_two_months_at_their_own_rate() -> None:
     assert failed / count == pytest.approx(0.0178, abs=0.0005)
 
 
-def quantiles(values: list[int]) -> list[float]:
-    return [*np.percentile(values, (50, 90, 99)).tolist(), float(np.mean(values))]
+Weighted = dict[int, float]
+
+
+def quantiles(found: Weighted) -> list[float]:
+    """50th, 90th and 99th percentile, and the mean."""
+    values = np.array(sorted(found))
+    weights = np.array([found[value] for value in values])
+    places = np.searchsorted(np.cumsum(weights) / weights.sum(), (0.5, 0.9, 0.99))
+    return [*values[places].tolist(), float((values * weights).sum() / weights.sum())]
+
+
+def weighted(pool: Pool, own_rates: bool) -> tuple[Weighted, Weighted]:
+    """Lengths of prompts and outputs of all clients by how many requests they send: in each window by its own rate, or
+    by the client's mean rate in all of them alike."""
+    prompts, outputs = Counter[int](), Counter[int]()
+    for client in pool.clients.values():
+        requests = [segment.rate * segment.length_s for segment in client.segments]
+        starts = np.cumsum([0.0, *(segment.length_s for segment in client.segments)])[:-1]
+        by_window: dict[int, float] = Counter()
+        for start, many in zip(starts, requests, strict=True):
+            by_window[id(client.content(float(start)))] += many
+        for content in client.contents:
+            many = by_window[id(content)] if own_rates else sum(requests) / len(client.contents)
+            assert isinstance(content.lengths, Independent)
+            for into, length in ((prompts, content.lengths.prompt), (outputs, content.lengths.output)):
+                assert isinstance(length, Empirical)
+                shares = np.diff(length.cumulative, prepend=0) / length.cumulative[-1]
+                for value, share in zip(length.values, shares, strict=True):
+                    into[value] += many * float(share)
+    return prompts, outputs
+
+
+def test_the_multimodal_model_is_read_as_it_was_measured() -> None:
+    prompts, outputs = weighted(read_pool(public(SMALL), 0, DAY_S, "mm-image", None), own_rates=False)
+    assert quantiles(prompts) == pytest.approx([94, 1913, 3059, 568], abs=0.5)
+    assert quantiles(outputs) == pytest.approx([98, 262, 583, 127], abs=0.5)
 
 
 @pytest.mark.parametrize(
-    ("model", "days", "prompt", "output", "images"),
-    [
-        ("m-small", 14, [39, 336, 1490, 128], [3, 57, 169, 18], 0.0),
-        ("deepseek-r1", 1, [266, 3294, 25_753, 1596], [807, 4165, 13_533, 1690], 0.0),
-        ("mm-image", 1, [94, 1913, 3059, 568], [98, 262, 583, 127], 1.51),
-    ],
+    ("model", "days", "rate", "images"),
+    [("m-small", 2, None, 0.0), ("deepseek-r1", 1, 16.0, 0.0), ("mm-image", 1, 9.5, 1.51)],
 )
 def test_a_mixture_of_public_clients_has_their_lengths(
-    model: str, days: int, prompt: list[float], output: list[float], images: float
+    model: str, days: int, rate: float | None, images: float
 ) -> None:
     pool = read_pool(public(SMALL), 0, days * DAY_S, model, None)
     own = pool.mean_rate()
-    rows = list(pool.rows(3, 60_000 / (own * days * DAY_S)))
-    found = [quantiles([row.input_tokens for row in rows]), quantiles([row.output_tokens for row in rows])]
-    print(model, dict(pool.counts), f"{own:.1f} requests/s", found)
-    assert pool.counts["read"] == pool.counts["kept"] + sum(
-        count for reason, count in pool.counts.items() if reason.startswith("dropped")
-    )
-    assert found[0] == pytest.approx(prompt, rel=0.1) and found[1] == pytest.approx(output, rel=0.1, abs=1)
+    assert rate is None or own == pytest.approx(rate, rel=0.01)
+    rows = list(pool.rows(3, 200_000 / (own * days * DAY_S)))
+    assert len(rows) == pytest.approx(200_000, rel=0.05)
+    drawn = Counter(row.input_tokens for row in rows), Counter(row.output_tokens for row in rows)
+    wanted = weighted(pool, own_rates=True)
+    for found, exact in zip(map(quantiles, drawn), map(quantiles, wanted), strict=True):
+        print(model, dict(pool.counts), f"{own:.1f} requests/s, drawn {found}, exact {exact}")
+        assert found == pytest.approx(exact, rel=0.1, abs=1)
     assert np.mean([row.images for row in rows]) == pytest.approx(images, rel=0.05)
+    dropped = sum(count for reason, count in pool.counts.items() if reason.startswith("dropped"))
+    assert pool.counts["read"] == pool.counts["kept"] + dropped
 
 
 def test_clients_are_as_unequal_as_measured() -> None:

@@ -22,7 +22,11 @@ def tree(tmp_path: Path) -> Path:
     for name in (".importlinter", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path / name)
     for path in [path for top in guards.SOURCE for path in (ROOT / top).rglob("__init__.py")]:
-        write(tmp_path, guards.name_of(ROOT, path), '"""A folder: clock.py config.py flow.py proposers console synth."""\n')
+        write(
+            tmp_path,
+            guards.name_of(ROOT, path),
+            '"""A folder: clock.py config.py flow.py proposers console synth."""\n',
+        )
     packages = [path for path in sorted((tmp_path / "services").iterdir()) if path.is_dir()]
     listing = " ".join(path.name for path in packages)
     write(tmp_path, "services/__init__.py", f'"""Folders: {listing}."""\n')

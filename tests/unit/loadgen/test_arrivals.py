@@ -76,6 +76,12 @@ def test_drawn_gaps_have_their_rate_and_cv(family: str, cv: float) -> None:
     assert gap_cv(times) == pytest.approx(cv, rel=0.06)
 
 
+@pytest.mark.parametrize(("family", "cv"), [("poisson", 1.0), ("gamma", 5.0), ("weibull", 5.0), ("gamma", 0.2)])
+def test_a_short_stretch_of_bursts_has_its_rate_too(family: str, cv: float) -> None:
+    counts = [len(list(arrivals.renewal(2, 2, seed, family, cv))) for seed in range(3000)]
+    assert np.mean(counts) == pytest.approx(4, abs=0.6)  # a process that began with a burst would have 12 and more
+
+
 def test_a_modulated_client_follows_its_rate() -> None:
     times = np.array(list(arrivals.modulated([arrivals.Segment(500, 1), arrivals.Segment(500, 0),
                                               arrivals.Segment(500, 9, 2.0, "gamma")], 0)))  # fmt: skip
