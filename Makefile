@@ -67,7 +67,7 @@ serve: setup ## Start the default cluster; first Ctrl-C drains, second kills
 replay: setup ## Replay ten minutes of a bursty trace against the cluster of `make serve`; writes loadgen-run/report.html
 	$(BIN)/loadgen replay --target grpc://127.0.0.1:$(or $(GRPC_PORT),50051) \
 	  --trace loadgen/samples/azure_2023_code_bursts.csv --window-s 600 --rate 1 --length-scale 0.03125 \
-	  --output-scale 1 --max-output-tokens 32 --disconnect-share 0.02 --slo-ttft-ms 2000 --slo-tpot-ms 250 $(REPLAY_ARGS)
+	  --output-scale 0.5 --max-output-tokens 16 --disconnect-share 0.02 --slo-ttft-ms 3000 --slo-tpot-ms 400 $(REPLAY_ARGS)
 
 test: setup lint types ## What CI runs: lint, types, layers and every test but accept and bench
 	$(PYTEST) $(PYTEST_ARGS)
