@@ -73,7 +73,7 @@ class ClusterConfig(Strict):
     @field_validator("testing")
     @classmethod
     def _hooks_are_switched_on(cls, testing: TestingConfig) -> TestingConfig:
-        if not testing.enabled and (testing.fault is not None or testing.logits_digests):
+        if not testing.enabled and testing != TestingConfig():
             raise ValueError("test hooks are refused; set testing.enabled to true or remove them")
         return testing
 

@@ -45,8 +45,12 @@ class ModelConfig(Strict):
 class TestingConfig(Strict):
     """Hooks for tests. Everything here is refused unless `enabled`."""
 
-    enabled: bool = Field(False, description="Allow fault injection and logits digests.")
+    enabled: bool = Field(False, description="Allow the hooks below.")
     logits_digests: bool = Field(False, description="Record SHA-256 of each sampled row's float32 logits.")
+    check: bool = Field(True, description="Where `enabled`: assert every invariant after each event of a worker.")
+    step_ms: float | None = Field(
+        None, gt=0, description="Steps wait so long and compute nothing, to load everything around the model."
+    )
     fault: str | None = Field(
         None, description="`<point>:<fault>[@<worker id>]`, e.g. `token=5:kill@decode-0` (protocol section 10)."
     )

@@ -24,6 +24,7 @@ logprobs.py        log-probabilities of output and prompt tokens
 model_runner.py    one step of a model
 tp_runner.py       one step of a model over several ranks
 tiny.py            a random model of a few layers, for tests
+timed_runner.py    steps that only take time, for tests of everything around the model
 step_progress.py   how far the running step is, for links
 checksum.py        sums that find a wrong byte of KV
 kv_wire.py         headers, ranges and staging buffers of a link

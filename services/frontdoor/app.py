@@ -40,6 +40,7 @@ from services.kvcache.block import root_hash
 from services.router.config import RouterConfig
 from services.router.flow import RequestFlow
 from services.telemetry.exporter import Exporter
+from services.telemetry.loop_lag import watch_loop
 from services.telemetry.requests import RequestMetrics
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class FrontDoor:
         flow = flow_from_header(built)
         self._log_file = None if decision_log is None else open_log(Path(decision_log), self.front_door_id)
         log = None if self._log_file is None else DecisionLog(self._log_file.write, flow, "flow", built)
-        exporter = Exporter("frontdoor")
+        exporter = self._exporter = Exporter("frontdoor")
         observer = RequestMetrics(exporter, served.name)
         self._performer = Performer(
             flow, self._subscriptions, clock, self.front_door_id, config.max_running_requests, log, observer
@@ -164,6 +165,7 @@ class FrontDoor:
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._reload()),
             asyncio.create_task(self._watch_controller()),
+            asyncio.create_task(watch_loop(self._exporter, self._clock)),
         ]
 
     async def check_health(self) -> None:

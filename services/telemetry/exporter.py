@@ -74,7 +74,7 @@ class Exporter:
             )
         histogram = self._fed[metric.name]
         assert isinstance(histogram, prometheus_client.Histogram)
-        child = histogram.labels(*self._cap.apply(metric, labels))
+        child = histogram.labels(*self._cap.apply(metric, labels)) if metric.labels else histogram
         for value in values:
             child.observe(value)
 

@@ -145,6 +145,14 @@ CALLS = _count(
 RUNNING = Metric(
     "triptych_num_requests_running", Kind.GAUGE, Place.FRONT_DOOR, "requests", "Requests in flight at this front door."
 )
+LOOP_LAG = Metric(
+    "triptych_event_loop_lag_seconds",
+    Kind.HISTOGRAM,
+    Place.FRONT_DOOR,
+    "seconds",
+    "How much later than asked the front door's event loop wakes a task, looked at every 20 ms.",
+    buckets=SHORT_BUCKETS,
+)
 ROUTE_DECISIONS = _count(
     "route_decisions", "requests", "Placements by path (handoff, local_prefill) and reason.", ("path", "reason")
 )
@@ -235,7 +243,8 @@ BUILD = Metric(
 METRICS: tuple[Metric, ...] = (
     *(TTFT, ITL, TPOT, E2E, DISPATCH_TIME, QUEUE_TIME, PREFILL_TIME, DECODE_TIME, INFERENCE_TIME),
     *(HANDOFF_WAIT, HANDOFF_TIME, REQUEST_PROMPT_TOKENS, REQUEST_GENERATION_TOKENS, PROMPT_TOKENS, GENERATION_TOKENS),
-    *(PREFIX_QUERIES, PREFIX_HITS, SUCCESSES, FAILURES, REJECTIONS, CALLS, RUNNING, ROUTE_DECISIONS, MOVES, REPORT_AGE),
+    *(PREFIX_QUERIES, PREFIX_HITS, SUCCESSES, FAILURES, REJECTIONS, CALLS, RUNNING, LOOP_LAG),
+    *(ROUTE_DECISIONS, MOVES, REPORT_AGE),
     *(KV_BLOCKS, KV_USAGE, DECODES, QUEUED_TOKENS, CONTEXT_TOKENS, OFFERS_WAITING, HELD, LEASES, TRANSFERS, LINKS),
     *(THREADS, SOCKETS, DRAINING, PREEMPTIONS, WORKER_EVENTS, WORKERS, WORKER_FAILURES, BUILD),
 )

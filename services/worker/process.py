@@ -19,6 +19,7 @@ from services.engine.kv_link import StoreServer
 from services.engine.kv_pairs import make_link
 from services.engine.model_runner import ModelRunner, load_runner
 from services.engine.rank_group import RankGroup
+from services.engine.timed_runner import TimedRunner
 from services.engine.tp_runner import TpRunner
 from services.telemetry.exporter import Exporter, MetricsTarget
 from services.telemetry.workers import worker_samples
@@ -67,8 +68,10 @@ def load(spec: WorkerSpec) -> Loaded:
     return runner, None
 
 
-def with_lent_cores(spec: WorkerSpec, runner: ModelRunner) -> Runner:
-    """The runner, behind the host's core ledger where there is one."""
+def steps_of(spec: WorkerSpec, runner: ModelRunner) -> Runner:
+    """What runs the steps: the runner, behind the host's core ledger where there is one; or a test's stand-in."""
+    if spec.testing.step_ms is not None:
+        return TimedRunner(runner, spec.testing.step_ms)
     if spec.core_ledger is None:
         return runner
     ledger = CoreLedger(Path(spec.core_ledger), spec.worker_id, spec.threads, WallClock())
@@ -105,14 +108,15 @@ class WorkerProcess:
             path = folder / f"{spec.worker_id}.{self.me.incarnation:x}.jsonl"
             self._log_file = path.open("w", buffering=1, encoding="utf-8")
             log = DecisionLog(self._log_file.write, self.core, "worker", log_header(*built))
-        self.performer = WorkerPerformer(self.core, self._clock, spec.worker_id, self, log, spec.testing.enabled)
+        check = spec.testing.enabled and spec.testing.check
+        self.performer = WorkerPerformer(self.core, self._clock, spec.worker_id, self, log, check)
         self.subscriptions = Subscriptions(self.me, spec.worker, self._clock, self._report, self._front_door_lost)
         self.peer_server = PeerServer(self.me, self.performer.feed)
         self._metrics = self._serve_metrics()
         self._runner = runner
         self._links = self._make_links(ranks)
         self._steps = StepThread(
-            with_lent_cores(spec, runner),
+            steps_of(spec, runner),
             lambda output: self.performer.feed_threadsafe(StepDone("runner", output)),
             self._end,
         )
