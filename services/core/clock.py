@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Protocol
 
 NS_PER_S = 1_000_000_000
@@ -17,6 +18,17 @@ class Clock(Protocol):
 
     def unix_ms(self) -> int:
         """Unix time in milliseconds; used for clients' deadlines and log stamps alone."""
+
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def clock_domain() -> int:
+    """Equal in all processes whose monotonic clocks agree, which are those of one booted host; 0 where unknown."""
+    try:
+        return int(BOOT_ID.read_text(encoding="ascii").replace("-", ""), 16) >> 65
+    except (OSError, ValueError):
+        return 0
 
 
 class WallClock:

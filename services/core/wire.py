@@ -65,10 +65,11 @@ class StreamItem:
     Attributes:
         subscription: id of this opening of the stream.
         sequence: counts items of the front door's subscription from 1 across re-openings.
-        sent_ns: the worker's monotonic clock when the item was made; marks in `outputs` are ages against it.
+        sent_ns: the worker's monotonic clock when the item was made; the marks in `outputs` are of the same clock.
         pid: the worker's process id.
         report: state of the worker, when there is news or the report period passed.
         outputs: new tokens and ends of this front door's requests.
+        clock_domain: processes of which the worker's monotonic clock is shared; 0: unknown.
     """
 
     subscription: str
@@ -78,6 +79,7 @@ class StreamItem:
     pid: int
     report: WorkerReport | None
     outputs: tuple[Output, ...]
+    clock_domain: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from services.core.actions import (
     Tick,
     WorkerLost,
 )
-from services.core.clock import NS_PER_MS, NS_PER_S, Clock
+from services.core.clock import NS_PER_MS, NS_PER_S, Clock, clock_domain
 from services.core.decision_log import DecisionLog
 from services.core.errors import (
     CancelledError,
@@ -53,6 +53,7 @@ from services.frontdoor.client_stream import (
 )
 from services.frontdoor.sampling import MAX_CHOICES, choice_ids
 from services.frontdoor.stream import GOOD_ENDS
+from services.frontdoor.worker_clocks import WorkerClocks
 from services.router.flow import RequestFlow
 from services.telemetry.requests import RequestMetrics
 
@@ -103,6 +104,7 @@ class Performer:
         self._log = log
         self._observer = observer
         self._pid = os.getpid()
+        self._clocks = WorkerClocks(clock_domain())
         self._streams: dict[str, ClientStream] = {}
         self._dispatches: dict[WorkerRef, int] = {}
         self._inbox: deque[Event] = deque()
@@ -181,16 +183,15 @@ class Performer:
     # --- what workers say ---------------------------------------------------------------------------------------
 
     def receive(self, item: StreamItem) -> None:
-        """One item of a subscription; its marks are brought to this process's clock by the item's age."""
-        now = self._clock.now_ns()
+        """One item of a subscription; its marks are brought to this process's clock."""
+        offset_ns = self._clocks.offset_ns(item, self._clock.now_ns())
         outputs = by_request(item.outputs)
         for output in outputs:
             stream = self._streams.get(output.request_id)
             if stream is None:
                 continue
             for mark in output.marks:
-                at_ns = now - (item.sent_ns - mark.at_ns)
-                stream.timeline.add(mark.kind, at_ns, item.worker.worker_id, item.pid)
+                stream.timeline.add(mark.kind, mark.at_ns + offset_ns, item.worker.worker_id, item.pid)
         if item.report is not None:
             self._feed(item.report)
         if outputs:
@@ -198,6 +199,7 @@ class Performer:
 
     def worker_lost(self, worker: WorkerRef, reason: str) -> None:
         """A worker's process is gone or silent."""
+        self._clocks.forget(worker)
         self._feed(WorkerLost(self.front_door, worker, reason))
 
     def items_lost(self, worker: WorkerRef) -> None:

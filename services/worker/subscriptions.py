@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from services.core.actions import WorkerReport
-from services.core.clock import NS_PER_S, Clock
+from services.core.clock import NS_PER_S, Clock, clock_domain
 from services.core.output import Output
 from services.core.request import WorkerRef
 from services.core.wire import StreamItem
@@ -61,6 +61,7 @@ class Subscriptions:
         self._lost = lost
         self._subscriptions: dict[str, _Subscription] = {}
         self._pid = os.getpid()
+        self._clock_domain = clock_domain()
         self._expiry_ns = int(config.subscription_expiry_s * NS_PER_S)
 
     def __len__(self) -> int:
@@ -108,6 +109,7 @@ class Subscriptions:
             pid=self._pid,
             report=self._report(subscription.dispatches),
             outputs=outputs,
+            clock_domain=self._clock_domain,
         )
         subscription.unacknowledged.append(item)
         return item
