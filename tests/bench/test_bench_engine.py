@@ -101,7 +101,7 @@ def load(dtype: str) -> ModelRunner:
     """The default model."""
     gc.collect()
     start = time.perf_counter()
-    runner = load_runner(prepare_model(DEFAULT_MODEL, CACHE), dtype, 512 * 2**20, 16, THREADS)
+    runner = load_runner(prepare_model(DEFAULT_MODEL, CACHE), dtype, 1024 * 2**20, 16, THREADS)
     print(f"\n{dtype}: loaded in {time.perf_counter() - start:.1f} s; fallbacks: {list(runner.notes) or 'none'}")
     return runner
 
