@@ -33,9 +33,8 @@ class TimedRunner:
         self._runner.progress.begin(batch.step_id)
         self._never.wait(self._step_ms / 1000)
         self._runner.progress.end(ok=True)
-        ends = [None if row.sample is None else row.end for row in batch.chunks]
-        if batch.decodes is not None:
-            ends = [start + 1 for start in batch.decodes.starts] + ends
+        decodes = [] if batch.decodes is None else [start + 1 for start in batch.decodes.starts]
+        ends = [*decodes, *(None if row.sample is None else row.end for row in batch.chunks)]
         tokens = tuple(None if end is None else self._token(end) for end in ends)
         output = StepOutput(batch.step_id, tokens)
         return replace(output, duration_ns=max(self._clock.now_ns() - begun, NS_PER_MS))

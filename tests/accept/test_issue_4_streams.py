@@ -98,7 +98,7 @@ async def hold(cluster: Cluster, front_door: psutil.Process) -> tuple[float, int
 
 
 async def test_200_streams_are_held_for_a_minute(cluster: Cluster) -> None:
-    (front_door,) = cluster.find("FrontDoor")
+    (front_door,) = cluster.find("triptych:frontdoor")
     cpu, said, in_time, gap_s = await hold(cluster, front_door)
     us = cpu / said * 1e6
     print(
