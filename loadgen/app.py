@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from loadgen.judge import RunFacts, Tally
-from loadgen.replay import Limits, Replayer, freeze_garbage_collection
+from loadgen.replay import Interrupt, Limits, Replayer, freeze_garbage_collection, noted_interrupt
 from loadgen.schedule import Schedule, ScheduledRequest
 from loadgen.targets import SimulatedTarget, Target, TargetSpec, make_target
-from services.core.clock import NS_PER_S, Clock, WallClock
+from services.core.clock import NS_PER_MS, NS_PER_S, Clock, WallClock
 from services.core.errors import ConfigError, InternalError, StartupError, TriptychError, UnavailableError
 from services.core.report import Report, report_from_json, report_to_json
 from services.core.seeds import new_incarnation
@@ -105,12 +105,13 @@ def send_share(run: Run, share: int, pipe: Connection) -> None:
             (run.folder / SAMPLES.format(share)).open("w", buffering=1, encoding="utf-8") as file,
             _writing(file) as write,
         ):
-            asyncio.run(_send_share(run, share, pipe, write))
+            last_words = asyncio.run(_send_share(run, share, pipe, write))
+        _say(pipe, kind="done", **last_words)  # every sample is in its file by now
     except TriptychError as error:
         _say(pipe, kind="failed", message=error.message, field=type(error).__name__)
 
 
-async def _send_share(run: Run, share: int, pipe: Connection, write: Callable[[RequestSample], None]) -> None:
+async def _send_share(run: Run, share: int, pipe: Connection, write: Callable[[RequestSample], None]) -> dict[str, Any]:
     clock = WallClock()
     target = run.connect(run.target, clock)
     try:
@@ -118,7 +119,8 @@ async def _send_share(run: Run, share: int, pipe: Connection, write: Callable[[R
         requests = share_of(run.schedule(), share, run.processes)
         limits = dataclasses.replace(run.limits, max_in_flight=max(1, run.limits.max_in_flight // run.processes))
         run_id = f"{run.name}-{new_incarnation():x}"
-        replayer = Replayer(requests, target, clock, limits, run.slo, write, run_id)
+        allowed_lag_ns = int(run.max_lag_ms * NS_PER_MS)
+        replayer = Replayer(requests, target, clock, limits, run.slo, write, run_id, allowed_lag_ns)
         replayer.prepare_start()
         freeze_garbage_collection()
         commands: asyncio.Queue[int] = asyncio.Queue()
@@ -130,7 +132,7 @@ async def _send_share(run: Run, share: int, pipe: Connection, write: Callable[[R
             await replayer.run(start_ns)
             reporting.cancel()
         asyncio.get_running_loop().remove_reader(pipe.fileno())
-        _say(pipe, kind="done", **_progress(replayer), **_own_facts(replayer))
+        return {**_progress(replayer), **_own_facts(replayer)}
     finally:
         await target.close()
 
@@ -210,7 +212,7 @@ def _say(pipe: Connection, **message: Any) -> None:
 
 
 def replay(run: Run, show: Callable[[Snapshot], None] = lambda _: None) -> Report:
-    """Run it and judge it; Ctrl-C stops sending, and what was gathered is judged.
+    """Run it and judge it; Ctrl-C stops sending, and what was gathered is judged; a second one gives up.
 
     Raises:
         UnavailableError: nobody answers at the target.
@@ -221,13 +223,15 @@ def replay(run: Run, show: Callable[[Snapshot], None] = lambda _: None) -> Repor
     for old in run.folder.glob(SAMPLES.format("*")):
         old.unlink()
     clock = WallClock()
-    with _sending(run) as pipes:
-        for pipe in pipes:
-            _expect(pipe, "ready")
-        started_unix_ms, start_ns = clock.unix_ms(), clock.now_ns() + START_DELAY_NS
-        _tell_all(pipes, start_ns)
-        ends, interrupted = _watch(pipes, clock, start_ns, show)
-    return finish(run, ends, started_unix_ms, interrupted)
+    with contextlib.ExitStack() as stack:
+        with _sending(run) as pipes:
+            for pipe in pipes:
+                _expect(pipe, "ready")
+            interrupt = stack.enter_context(noted_interrupt())
+            started_unix_ms, start_ns = clock.unix_ms(), clock.now_ns() + START_DELAY_NS
+            _tell_all(pipes, start_ns)
+            ends, interrupted = _watch(pipes, clock, start_ns, show, interrupt)
+        return finish(run, ends, started_unix_ms, interrupted)
 
 
 @contextlib.contextmanager
@@ -282,23 +286,20 @@ def _tell_all(pipes: list[Connection], start_ns: int) -> None:
 
 
 def _watch(
-    pipes: list[Connection], clock: Clock, start_ns: int, show: Callable[[Snapshot], None]
+    pipes: list[Connection], clock: Clock, start_ns: int, show: Callable[[Snapshot], None], interrupt: Interrupt
 ) -> tuple[list[dict[str, Any]], bool]:
-    """Last words of all processes, and whether Ctrl-C ended them; a second Ctrl-C raises KeyboardInterrupt."""
+    """Last words of all processes, and whether Ctrl-C ended them."""
     latest: dict[Connection, dict[str, Any]] = {}
     ends: dict[Connection, dict[str, Any]] = {}
     interrupted = False
     while len(ends) < len(pipes):
-        try:
-            for ready in wait([pipe for pipe in pipes if pipe not in ends], PROGRESS_EVERY_S):
-                assert isinstance(ready, Connection)
-                latest[ready] = _receive(ready)
-                if latest[ready]["kind"] == "done":
-                    ends[ready] = latest[ready]
-            show(merge(list(latest.values()), (clock.now_ns() - start_ns) / NS_PER_S))
-        except KeyboardInterrupt:
-            if interrupted:
-                raise
+        for ready in wait([pipe for pipe in pipes if pipe not in ends], PROGRESS_EVERY_S):
+            assert isinstance(ready, Connection)
+            latest[ready] = _receive(ready)
+            if latest[ready]["kind"] == "done":
+                ends[ready] = latest[ready]
+        show(merge(list(latest.values()), (clock.now_ns() - start_ns) / NS_PER_S))
+        if interrupt.came and not interrupted and len(ends) < len(pipes):
             interrupted = True
             _tell_all(pipes, 0)
     return list(ends.values()), interrupted

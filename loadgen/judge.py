@@ -55,7 +55,7 @@ class RunFacts:
         seed: of intervals and of the choice of points.
         started_unix_ms: wall clock at the start.
         interrupted: stopped before its end.
-        unsent: requests that were due when the run was stopped, and not sent.
+        unsent: requests that were due when the run was stopped, for longer than a request may lag, and not sent.
         processes: how many sent.
         cpu_s: processor time of all of them while sending.
         rss_mib: their resident memory over the run.

@@ -7,8 +7,11 @@ reads its stream and gives one sample to the sink. `app.py` runs several of thes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import resource
+import signal
+import threading
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -85,6 +88,7 @@ class Replayer:
         slo: for the counts of those who watch.
         sink: is given every sample, in order of their ends.
         run_id: prefix of request ids, so that two runs never collide.
+        allowed_lag_ns: how late a request may be sent; one that is due for less when the run is stopped is not missed.
     """
 
     def __init__(
@@ -96,10 +100,11 @@ class Replayer:
         slo: Slo,
         sink: Callable[[RequestSample], None],
         run_id: str = "run",
+        allowed_lag_ns: int = 0,
     ) -> None:
         self._pacer = Pacer(requests, LOOKAHEAD_NS, limits.max_in_flight)
         self._target, self._clock, self._limits, self._slo = target, clock, limits, slo
-        self._sink, self._run_id = sink, run_id
+        self._sink, self._run_id, self._allowed_lag_ns = sink, run_id, allowed_lag_ns
         self._start_ns = 0
         self._ready: dict[int, tuple[Ask, Any]] = {}
         self._to_prepare: deque[ScheduledRequest] = deque()
@@ -137,7 +142,7 @@ class Replayer:
         try:
             while not self._pacer.finished() and not self._stopped:
                 await self._step()
-            self.unsent = self._pacer.unsent(self._now_ns())
+            self.unsent = self._pacer.unsent(self._now_ns() - self._allowed_lag_ns)
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=self._limits.drain_s if self._stopped else None)
             for task in self._tasks:
@@ -258,3 +263,30 @@ def freeze_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 1000)
+
+
+@dataclass(slots=True)
+class Interrupt:
+    """Whether Ctrl-C was pressed."""
+
+    came: bool = False
+
+
+@contextlib.contextmanager
+def noted_interrupt() -> Iterator[Interrupt]:
+    """The first Ctrl-C is only noted: raised anywhere, it would tear a message or a report; the second one raises."""
+    noted = Interrupt()
+
+    def note(_signal: int, _frame: object) -> None:
+        if noted.came:
+            raise KeyboardInterrupt
+        noted.came = True
+
+    if threading.current_thread() is not threading.main_thread():  # no Ctrl-C comes here
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)

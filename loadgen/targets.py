@@ -113,9 +113,8 @@ class GrpcTarget:
         self._channels = [grpc.aio.insecure_channel(address, options) for _ in range(GRPC_CHANNELS)]
         self._stubs = [inference_pb2_grpc.InferenceServiceStub(channel) for channel in self._channels]
         try:
-            await asyncio.wait_for(
-                asyncio.gather(*(channel.channel_ready() for channel in self._channels)), CONNECT_TIMEOUT_S
-            )
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await asyncio.gather(*(channel.channel_ready() for channel in self._channels))
         except TimeoutError:
             raise unreachable(self._spec.url, f"no connection within {CONNECT_TIMEOUT_S:g} s") from None
 

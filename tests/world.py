@@ -201,8 +201,12 @@ class World:
         self.later(post.timeout_ns, lambda: self._overdue(ref, post))
 
     def _overdue(self, ref: WorkerRef, post: PostSend | PostReceive) -> None:
-        """A post that nobody answered condemns its link at its timeout."""
-        if any(each is post for each in self._posts.get((ref, post.link), [])) and ref not in self.stopped:
+        """A post that nobody answered condemns its link at its timeout, or when its process runs again."""
+        if not any(each is post for each in self._posts.get((ref, post.link), [])):
+            return
+        if ref in self.stopped:
+            self.later(10 * MS, lambda: self._overdue(ref, post))
+        else:
             self.break_link(post.link)
 
     def _match(self, link: LinkKey) -> None:

@@ -222,7 +222,8 @@ class Controller:
         batch = self._events.since(after)
         if after is not None and not batch.events and not batch.gap:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._more_events.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._more_events.wait()
             batch = self._events.since(after)
         return batch
 
@@ -250,7 +251,8 @@ class Controller:
             wake = self._machine.next_wake()
             wait_s = None if wake is None else max(0.0, (wake - self._clock.now_ns()) / NS_PER_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
 
     def _tell(self, event: Event) -> None:
         now = self._clock.now_ns()
@@ -315,8 +317,10 @@ class Controller:
         handle = self._host.find(worker.worker_id)
         if handle is not None and reason == DRAIN_REASON and worker.incarnation != UNKNOWN_INCARNATION:
             with contextlib.suppress(Exception):  # a worker that dies while it drains has drained
-                await asyncio.wait_for(self._drain(handle), self._config.drain_s)
-                await asyncio.wait_for(handle.stop(), self._config.ping_timeout_s)
+                async with asyncio.timeout(self._config.drain_s):
+                    await self._drain(handle)
+                async with asyncio.timeout(self._config.ping_timeout_s):
+                    await handle.stop()
         await self._host.kill(worker.worker_id)
         if reason != DRAIN_REASON:
             self._errors[worker.worker_id] = reason

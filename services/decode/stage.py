@@ -67,6 +67,7 @@ class DecodeStage:
     def advance(self, now: int, sampled: Sequence[Sampled]) -> list[Action]:
         """Every token goes out; a request that is done gives its blocks back."""
         outputs = StepOutputs()
+        actions: list[Action] = []
         for state, token, logprob in sampled:
             if state.num_new_outputs == 2:
                 state.mark(MarkKind.DECODE_START, now)
@@ -74,8 +75,9 @@ class DecodeStage:
             if finish is not None:
                 state.mark(MarkKind.FINISHED, now)
                 self._scheduler.remove(state)
+                actions += self._transfers.finished(now, state.request)
             outputs.add(state, token, logprob, finish)
-        return outputs.emits()
+        return [*outputs.emits(), *actions]
 
     def pump(self, now: int) -> list[Action]:
         """Grant offers in order while the accept rule holds."""

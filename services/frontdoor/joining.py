@@ -51,7 +51,8 @@ async def must_be_ours(key: str, port: int, probe: Callable[[], Awaitable[bool]]
     """
     for last in (False, False, True):
         try:
-            ours = await asyncio.wait_for(probe(), PROBE_S)
+            async with asyncio.timeout(PROBE_S):
+                ours = await probe()
         except Exception:
             ours = False
         if ours:

@@ -63,8 +63,8 @@ class Servers:
         if self._http_task is None or self._http_task.done():
             raise OSError("the HTTP server ended")
         for port in (self.grpc_port, self.http_port):
-            connection = asyncio.open_connection(self._config.host, port)
-            _, writer = await asyncio.wait_for(connection, PROBE_S)
+            async with asyncio.timeout(PROBE_S):
+                _, writer = await asyncio.open_connection(self._config.host, port)
             writer.close()
             await writer.wait_closed()
 

@@ -174,7 +174,8 @@ class Subscriptions:
                     if info.worker not in self._tasks:
                         self._tasks[info.worker] = asyncio.create_task(self._follow(info.worker))
                 try:
-                    await asyncio.wait_for(self._look.wait(), LIST_EVERY_S)
+                    async with asyncio.timeout(LIST_EVERY_S):
+                        await self._look.wait()
                 except TimeoutError:
                     continue
                 await asyncio.sleep(REOPEN_PAUSE_S)  # a lost worker's successor is not there within microseconds
@@ -223,7 +224,8 @@ class Subscriptions:
     async def _list(self) -> list[WorkerInfo]:
         """Who the directory says is live; nobody new while it does not answer."""
         try:
-            infos = await asyncio.wait_for(self._directory.list_workers(), LIST_TIMEOUT_S)
+            async with asyncio.timeout(LIST_TIMEOUT_S):
+                infos = await self._directory.list_workers()
         except Exception as error:  # whatever fails there must not disturb what stands here
             if not self._directory_failed:
                 logger.warning("the controller does not answer; going on with known workers: %s", first_line(error))

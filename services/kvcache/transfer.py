@@ -103,6 +103,16 @@ class Transfers:
             end.cancel(now, request_id, reason, attempt)
         return self._finish(now)
 
+    def finished(self, now: int, request: Request) -> list[Action]:
+        """A request that was handed to us ended well: its leases end with it, whether its sender still acknowledges.
+
+        The commit is said once more; a sender that misses that, too, is told when it renews its lease.
+        """
+        for transfer in self._receiver.transfers():
+            if transfer.state is TransferState.COMMITTED and transfer.serves(request.request_id, request.attempt):
+                self._receiver.give(now, transfer.transfer_id, Input.CANCEL, "finished", transfer.attempt)
+        return self._finish(now)[0]
+
     # --- what happens -----------------------------------------------------------------------------------------
 
     def handle(self, now: int, event: Event) -> tuple[list[Action], list[Notice]]:
@@ -165,15 +175,17 @@ class Transfers:
                     self._leases.renew((name, transfer_id, attempt), now)
                     known = True
             if not known:
-                self._answer_ended(source, transfer_id, attempt)
+                self._answer_ended(source, transfer_id, attempt, renewed=True)
 
-    def _answer_ended(self, source: WorkerRef, transfer_id: str, attempt: int) -> None:
-        """Tell a peer how an attempt ended that it still believes in."""
+    def _answer_ended(self, source: WorkerRef, transfer_id: str, attempt: int, renewed: bool = False) -> None:
+        """Tell a peer how an attempt ended that it still believes in; who renews it missed our commit."""
         ends = [self._tombstones.get((end, transfer_id, attempt), (None, 0))[0] for end in ("out", "in")]
         if ends[0] is TransferState.RELEASED:
             self._out.actions.append(SendPeer(source, Ack(transfer_id, attempt)))
         elif ends[1] is not TransferState.RELEASED:
             self._out.actions.append(SendPeer(source, Abort(transfer_id, attempt, "expired")))
+        elif renewed:
+            self._out.actions.append(SendPeer(source, Commit(transfer_id, attempt)))
 
     def _tick(self, now: int) -> None:
         for end, transfer_id, attempt in self._leases.pop_expired(now):

@@ -113,7 +113,7 @@ RECEIVER: Table = {
     # The request is ours from the commit on: a sender that is gone or silent changes nothing.
     (_S.COMMITTED, _I.PEER_LOST): (_S.RELEASED, ()),
     (_S.COMMITTED, _I.EXPIRE): (_S.RELEASED, ()),
-    # It ended before the sender acknowledged: the sender must still learn that it may let go.
+    # It ended, well or not, before the sender acknowledged: the sender must still learn that it may let go.
     (_S.COMMITTED, _I.CANCEL): (_S.RELEASED, (_E.TELL_COMMIT,)),
     # Only a sender whose lease had run out answers a commit with an abort: the request went on elsewhere.
     (_S.COMMITTED, _I.ABORT): (_S.ABORTED, (_E.REVOKE,)),

@@ -51,7 +51,8 @@ async def probe_link(
     # A thread that can be left behind: a store whose process hangs lets its clients wait without any limit.
     threading.Thread(target=run, name=f"probe {name}", daemon=True).start()
     try:
-        return await asyncio.wait_for(outcome, PROBE_TIMEOUT_S + 1.0)
+        async with asyncio.timeout(PROBE_TIMEOUT_S + 1.0):
+            return await outcome
     except TimeoutError:
         return LinkProbe(error=f"no answer within {PROBE_TIMEOUT_S:.0f} s")
 

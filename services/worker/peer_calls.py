@@ -107,7 +107,8 @@ class PeerChannels:
             try:
                 if answer is None:
                     answer = (await self._connect(to)).call(frame)
-                taken = await asyncio.wait_for(answer, ANSWER_S)
+                async with asyncio.timeout(ANSWER_S):
+                    taken = await answer
             except (OSError, TimeoutError) as error:
                 logger.info("peer %s: %s; looking for it again", to.worker_id, error or "no answer")
                 self._drop(to)
@@ -123,7 +124,8 @@ class PeerChannels:
         at = await self._resolve(to)
         if at.worker != to:
             raise PeerGone("it was restarted")
-        channel = await asyncio.wait_for(PeerChannel.connect(at), ANSWER_S)
+        async with asyncio.timeout(ANSWER_S):
+            channel = await PeerChannel.connect(at)
         self._channels = {known: each for known, each in self._channels.items() if each.is_open}
         self._channels[to] = channel
         return channel

@@ -115,7 +115,8 @@ class PeerServer:
         try:
             nonce = secrets.token_bytes(NONCE_BYTES)
             writer.write(nonce)
-            given = await asyncio.wait_for(reader.readexactly(PROOF_BYTES), HANDSHAKE_S)
+            async with asyncio.timeout(HANDSHAKE_S):
+                given = await reader.readexactly(PROOF_BYTES)
             if not hmac.compare_digest(given, proof(self.secret, nonce)):
                 logger.warning("a peer connection was refused: wrong secret")
                 return

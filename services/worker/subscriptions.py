@@ -93,7 +93,8 @@ class Subscriptions:
     async def _wait(self, subscription: _Subscription) -> bool:
         """Sleep until something happens (True) or a report is due (False)."""
         try:
-            await asyncio.wait_for(subscription.wake.wait(), self._config.report_every_s)
+            async with asyncio.timeout(self._config.report_every_s):
+                await subscription.wake.wait()
         except TimeoutError:
             return False
         return True

@@ -310,6 +310,16 @@ def remote_decorators(root: Path) -> list[str]:
     return found
 
 
+def swallowed_cancels(root: Path) -> list[str]:
+    """`asyncio.wait_for` is not called: before Python 3.12 it swallows a cancel that comes as its future ends."""
+    return [
+        f"{name_of(root, path)}:{node.lineno}: calls asyncio.wait_for; use `async with asyncio.timeout(...)`"
+        for path in source_files(root)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "asyncio.wait_for"
+    ]
+
+
 # ------------------------------------------------------------------ glossary
 
 # One word per concept: left what an identifier must not say, right what it says; snake_case and CamelCase alike.

@@ -111,6 +111,12 @@ PLANTED = [
         "@ray.remote(num_cpus=1)\nclass A: pass\n",
         "ray.remote(num_cpus=1)",
     ),
+    (
+        guards.swallowed_cancels,
+        "services/worker/actor.py",
+        "import asyncio\n\n\nasync def f(g): await asyncio.wait_for(g, 1)\n",
+        "calls asyncio.wait_for",
+    ),
     (guards.glossary, "services/decode/stage.py", "def run_context_stage(): pass\n", "the word is prefill"),
     (
         guards.glossary,

@@ -22,6 +22,7 @@ GUARDS = [
     guards.strays,
     guards.kernels_distribution,
     guards.remote_decorators,
+    guards.swallowed_cancels,
     guards.glossary,
     guards.simulator_modules,
     guards.unit_imports,

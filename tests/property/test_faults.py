@@ -73,9 +73,6 @@ HURTS: dict[str, Hurt] = {
 }
 
 
-MIXED = [name for name in HURTS if name != "lose bytes"]  # beside others it breaks a deadline's bound; see LOG.md
-
-
 def assert_clean(world: FlowWorld) -> None:
     """Nothing is held anywhere."""
     assert world.flow.next_wake() is None
@@ -107,7 +104,7 @@ def test_any_mix_of_faults_leaves_right_tokens_and_nothing_behind(data: st.DataO
         )
         for _ in range(data.draw(st.integers(0, 2))):
             world.run(world.now + data.draw(st.integers(0, 150)) * MS)
-            what = data.draw(st.sampled_from([*MIXED, "cancel"]))
+            what = data.draw(st.sampled_from([*HURTS, "cancel"]))
             if what == "cancel":
                 world.cancel(data.draw(st.sampled_from(list(world.clients))))
                 continue
@@ -154,3 +151,16 @@ def test_a_deadline_holds_on_every_worker_while_its_peers_are_stuck() -> None:
             assert client.over
             assert client.complete or client.error == "DEADLINE"
             world.run(world.now + SETTLE)
+
+
+def test_bytes_that_were_lost_are_missed_by_a_receiver_that_hung_when_it_wakes() -> None:
+    for moment in range(40, 240, 40):
+        world = FlowWorld(moment, prefill=1, decode=1)
+        world.run(500 * MS)
+        world.lose_next_part = True
+        client = world.submit("r", tuple(range(9)), max_tokens=5)
+        world.run(world.now + moment * MS)
+        stop_for_a_while(world, next(ref for ref in world.cores if ref.worker_id.startswith("decode")))
+        world.run(world.now + SETTLE)
+        assert client.complete, (moment, client)
+        assert_clean(world)
