@@ -94,6 +94,8 @@ def choose(
     found.trace, found.read, found.kept = trace.summary(), trace.counts["read"], trace.counts["kept"]
     reasons = sorted(key for key in trace.counts if key.startswith("dropped: "))
     found.dropped = {key.removeprefix("dropped: "): trace.counts[key] for key in reasons}
+    if texts := trace.counts["texts left out"]:
+        found.warnings.append(f"the texts of {texts} rows are not sent, only their lengths: use --workload for texts")
     if not arrivals:
         raise ConfigError("--trace", trace.format, f"no row can be sent: {found.trace}")
     if len(arrivals) < found.kept:

@@ -20,6 +20,8 @@ from services.core.workload import WorkloadRow
 
 NAMES = (*(each.name for each in (*CSV_FORMATS, *JSON_FORMATS)), "weka", "otel")
 MAX_LINE_CHARS = 16 << 20
+TEXTS = "texts left out"
+"""Rows that carry a text: replayed as a trace, only its length counts."""
 
 
 class Trace:
@@ -85,6 +87,8 @@ class Trace:
                 if isinstance(record, str):
                     raise BadRow(record)
                 yield self._format.parse(record)
+                if "prompt" in record:
+                    self.counts[TEXTS] += 1
             except BadRow as reason:
                 self._drop(str(reason))
 

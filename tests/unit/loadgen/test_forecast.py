@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from loadgen.forecast import choose, describe, forecast_json, forecast_tables
 from loadgen.plan import Clients, Lengths, Plan
+from loadgen.traces import Trace
 from services.core.errors import ConfigError
 from services.core.workload import WorkloadRow
 
@@ -88,6 +90,15 @@ def test_a_window_may_begin_anywhere_and_the_head_warns() -> None:
     assert len(list(chosen())) == 10 and "ramp-up" in found.warnings[0]
     chosen, found = choose(trace, plan(trace), None, 990.0)
     assert len(list(chosen())) == 10 and not found.window.warning
+
+
+def test_texts_that_are_not_sent_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {"arrival_s": 0, "input_tokens": 4, "output_tokens": 1, "prompt": "Who?"}
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row | {"arrival_s": 1}) + "\n")
+    trace = Trace(path)
+    _, found = choose(trace, Plan(trace, lambda row, own: own))
+    assert "the texts of 2 rows are not sent" in found.warnings[0]
 
 
 def test_sessions_that_begin_at_once_warn() -> None:
