@@ -236,6 +236,62 @@ def chat(
     raise typer.Exit(run(Output(), prompt, options))
 
 
+@app.command(
+    epilog=examples(
+        "triptych simulate --config cluster.yaml --trace loadgen/samples/azure_2023_conv.csv --speed 0.02",
+        "triptych simulate --trace azure.csv --hardware h100-80g --model llama-3-8b --set pools.decode.replicas=2",
+        "triptych simulate --trace azure.csv --hardware prefill=h100-80g --hardware decode=a100-80g --model opt-13b",
+    )
+)
+def simulate(
+    trace: Annotated[Path, typer.Option("--trace", "-t", help="A trace, or a workload file of loadgen.")],
+    config: ConfigOption = None,
+    assign: SetOption = None,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for samples and reports.")] = Path("simulated"),
+    hardware: Annotated[
+        list[str] | None,
+        typer.Option("--hardware", help="NAME or POOL=NAME: fitted, opt-13b-a100, a100-80g, h100-80g, ..."),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Model by name; default: the configuration's.")] = None,
+    profile: Annotated[
+        Path | None, typer.Option("--profile", help="Coefficients of fitted hardware; default: router.cost.")
+    ] = None,
+    cores: Annotated[int | None, typer.Option("--cores", min=1, help="Cores that all workers share.")] = None,
+    faults: Annotated[Path | None, typer.Option("--faults", help="YAML list: kind, at_s, target, ...")] = None,
+    speed: Annotated[float, typer.Option("--speed", help="Arrivals so many times closer.")] = 1.0,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of the trace at most.")] = None,
+    ttft_ms: Annotated[float | None, typer.Option("--slo-ttft-ms", min=0, help="Bound of TTFT.")] = None,
+    tpot_ms: Annotated[float | None, typer.Option("--slo-tpot-ms", min=0, help="Bound of TPOT.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the report's intervals.")] = 0,
+    chrome: Annotated[bool, typer.Option("--chrome-trace", help="Write timeline.json for Perfetto.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compute what clients of a cluster would see: the same scheduler, router and hand-off on a virtual clock.
+
+    Writes the report that `loadgen replay` writes, so that `loadgen compare` sets both side by side.
+    """
+    from services.cli.simulate import SimulateOptions
+    from services.cli.simulate import simulate as run
+    from services.core.slo import Slo
+
+    options = SimulateOptions(
+        trace=trace,
+        folder=folder,
+        slo=Slo(ttft_ms, tpot_ms),
+        hardware=tuple(hardware or ()),
+        model=model,
+        cores=cores,
+        profile=profile,
+        faults=faults,
+        speed=speed,
+        limit=limit,
+        seed=seed,
+        chrome=chrome,
+        as_json=as_json,
+    )
+    raise typer.Exit(run(Output(), load_config(config, assign or []), options))
+
+
 @app.command("replay-decisions", epilog=examples("triptych replay-decisions decisions/*.jsonl --json"))
 def replay_decisions(
     logs: Annotated[list[Path], typer.Argument(help="Decision logs (record.folder), one a process.")],

@@ -7,7 +7,7 @@ from typing import Any
 
 from services.core.decision_log import Replayed, replay
 from services.core.ports import Machine
-from services.frontdoor.app import flow_from_header
+from services.router.recorded import flow_from_header
 from services.worker.assemble import core_from_header
 
 

@@ -15,8 +15,9 @@ from services.kvcache.block_manager import BlockManager
 from services.kvcache.transfer import Transfers
 from services.kvcache.transfer_entry import Committed, OfferDropped, Offered, Revoked
 from services.scheduling.host import DECODE, StageEvent
-from services.scheduling.mixed import Admitted, MixedScheduler, Sampled
+from services.scheduling.mixed import MixedScheduler
 from services.scheduling.outputs import StepOutputs
+from services.scheduling.progress import Admitted, Sampled
 from services.scheduling.waiting import RequestState
 
 

@@ -38,7 +38,7 @@ from services.frontdoor.tls import ServerTls
 from services.frontdoor.tokenizer import Tokenizer
 from services.kvcache.block import root_hash
 from services.router.config import RouterConfig
-from services.router.flow import RequestFlow
+from services.router.recorded import flow_from_header, flow_header
 from services.telemetry.exporter import Exporter
 from services.telemetry.loop_lag import watch_loop
 from services.telemetry.requests import RequestMetrics
@@ -211,16 +211,6 @@ class FrontDoor:
             with contextlib.suppress(Exception):  # one that does not answer is told by whoever needs it
                 self._cluster.controller_metrics = await self._controller.metrics_address()
             await asyncio.sleep(WATCH_CONTROLLER_EVERY_S)
-
-
-def flow_header(front_door: str, router: RouterConfig, block_size: int) -> dict[str, Any]:
-    """What a decision log needs to build the same request flow again."""
-    return {"front_door": front_door, "router": router.model_dump(mode="json"), "block_size": block_size}
-
-
-def flow_from_header(header: dict[str, Any]) -> RequestFlow:
-    """The inverse of `flow_header`."""
-    return RequestFlow(header["front_door"], RouterConfig.model_validate(header["router"]), header["block_size"])
 
 
 def open_log(folder: Path, front_door: str) -> TextIO:

@@ -50,7 +50,7 @@ class BlockManager:
     @property
     def cached(self) -> int:
         """Unreferenced blocks that hold a findable prefix."""
-        return sum(1 for block in self._pool.free_blocks() if block in self._cache)
+        return self._pool.num_cached
 
     @property
     def free_blocks(self) -> int:
@@ -117,6 +117,7 @@ class BlockManager:
         """Pool and cache are sound; with `owners`, every reference has exactly one owner (T5 of the test list)."""
         self._pool.check()
         self._cache.check()
+        assert self.cached == sum(1 for block in self._pool.free_blocks() if block in self._cache)
         if owners is None:
             return
         owned = Counter(block for blocks in owners for block in blocks)

@@ -11,12 +11,17 @@ class BlockPool:
 
     A block with no reference waits in the free queue; it may still hold a findable prefix (`PrefixCache`). The head
     of the queue is given out first: blocks without a prefix, then the least recently freed.
+
+    Attributes:
+        num_cached: blocks without a reference that held a prefix when they lost the last one.
     """
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self._refs = [0] * num_blocks
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self._is_cached = bytearray(num_blocks)
+        self.num_cached = 0
 
     @property
     def num_free(self) -> int:
@@ -42,6 +47,8 @@ class BlockPool:
         blocks = [self._free.popitem(last=False)[0] for _ in range(count)]
         for block in blocks:
             self._refs[block] = 1
+            if self._is_cached[block]:
+                self._leave_cache(block)
         return blocks
 
     def pin(self, blocks: Sequence[int]) -> None:
@@ -49,6 +56,8 @@ class BlockPool:
         for block in blocks:
             if self._refs[block] == 0:
                 del self._free[block]
+                if self._is_cached[block]:
+                    self._leave_cache(block)
             self._refs[block] += 1
 
     def unpin(self, blocks: Sequence[int], *, cached: Sequence[bool]) -> None:
@@ -61,14 +70,24 @@ class BlockPool:
             self._refs[block] -= 1
             if self._refs[block] == 0:
                 self._free[block] = None
-                self._free.move_to_end(block, last=is_cached)
+                if is_cached:
+                    self._is_cached[block] = 1
+                    self.num_cached += 1
+                else:
+                    self._free.move_to_end(block, last=False)
+
+    def _leave_cache(self, block: int) -> None:
+        self._is_cached[block] = 0
+        self.num_cached -= 1
 
     def state(self) -> object:
         """Reference counts and the exact queue order."""
         return {"refs": list(self._refs), "free": list(self._free)}
 
     def check(self) -> None:
-        """A block is in the free queue exactly when nothing refers to it."""
+        """A block is in the free queue exactly when nothing refers to it; only such blocks are cached."""
+        assert self.num_cached == sum(self._is_cached)
         for block, refs in enumerate(self._refs):
             assert refs >= 0, f"block {block} has {refs} references"
             assert (refs == 0) == (block in self._free), f"block {block}: {refs} references, queue disagrees"
+            assert refs == 0 or not self._is_cached[block], f"block {block} is in use and cached"

@@ -13,9 +13,10 @@ from services.kvcache.transfer_entry import HandedOff, HandoffFailed
 from services.kvcache.transfer_sender import transfer_id_of
 from services.prefill.config import PrefillConfig
 from services.prefill.handoff import HandoffQueue
-from services.scheduling.host import PREFILL, StageEvent, refuse
-from services.scheduling.mixed import Admitted, MixedScheduler, Sampled, Stepping
-from services.scheduling.outputs import StepOutputs
+from services.scheduling.host import PREFILL, StageEvent
+from services.scheduling.mixed import MixedScheduler
+from services.scheduling.outputs import StepOutputs, refuse
+from services.scheduling.progress import Admitted, Sampled, Stepping
 from services.scheduling.waiting import RequestState
 
 

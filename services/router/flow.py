@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from heapq import heappop, heappush
 
 from services.core.actions import (
     Action,
@@ -60,6 +61,8 @@ class RequestFlow:
         self._awake_since_ns = 0
         self._moves: Counter[str] = Counter()
         self._placements: Counter[str] = Counter()
+        self._waiting: dict[str, None] = {}  # requests without a worker, those that waited longest first
+        self._times: list[tuple[int, str]] = []  # heap of deadlines and ends of waits, and of some that are over
 
     def handle(self, now: int, event: Event) -> list[Action]:
         """One event in, the actions it causes out."""
@@ -99,6 +102,7 @@ class RequestFlow:
         if isinstance(found, NoCandidate):
             return [Reject(event.request.request_id, "UnavailableError", "NO_WORKERS", str(found), RETRY_AFTER_MS)]
         self._running[event.request.request_id] = running
+        self._expect(event.request.request_id, running.deadline_ns)
         return [self._dispatch(running, *found)]
 
     def _place(
@@ -139,6 +143,7 @@ class RequestFlow:
         )
         running.prefill, running.decode, running.waits_until_ns = prefill.worker, target, None
         running.cached_on = prefill.worker
+        self._waiting.pop(running.request.request_id, None)
         self._builder.dispatched(prefill.worker, len(running.request.known_tokens))
         self._builder.reserve_decode(target, 1)
         self._placements[placement] += 1
@@ -152,11 +157,11 @@ class RequestFlow:
     def _place_waiting(self, now: int) -> list[Action]:
         """A worker reported: perhaps one that a request waits for."""
         actions: list[Action] = []
-        for running in self._running.values():
-            if running.waits_until_ns is not None:
-                found = self._place(now, running)
-                if not isinstance(found, NoCandidate):
-                    actions.append(self._dispatch(running, *found))
+        for request_id in list(self._waiting):
+            running = self._running[request_id]
+            found = self._place(now, running)
+            if not isinstance(found, NoCandidate):
+                actions.append(self._dispatch(running, *found))
         return actions
 
     # --- follow -----------------------------------------------------------------------------------------------
@@ -259,6 +264,8 @@ class RequestFlow:
         found = self._place(now, running)
         if isinstance(found, NoCandidate):
             running.waits_until_ns = now + int(self._config.wait_for_worker_s * NS_PER_S)
+            self._waiting[running.request.request_id] = None
+            self._expect(running.request.request_id, running.waits_until_ns)
             return actions
         return [*actions, self._dispatch(running, *found)]
 
@@ -297,6 +304,7 @@ class RequestFlow:
     def _drop(self, request_id: str) -> Running | None:
         running = self._running.pop(request_id, None)
         if running is not None:
+            self._waiting.pop(request_id, None)
             self._release(running)
         return running
 
@@ -326,10 +334,19 @@ class RequestFlow:
         """The first deadline, end of a wait, or look for silent workers."""
         if not self._running:
             return None
-        times = [self._looked_ns + LOOK_EVERY_NS]
-        for running in self._running.values():
-            times += [time for time in (running.deadline_ns, running.waits_until_ns) if time is not None]
-        return min(times)
+        look_ns = self._looked_ns + LOOK_EVERY_NS
+        while self._times and not self._is_expected(*self._times[0]):
+            heappop(self._times)
+        return min(look_ns, self._times[0][0]) if self._times else look_ns
+
+    def _expect(self, request_id: str, time_ns: int | None) -> None:
+        if time_ns is not None:
+            heappush(self._times, (time_ns, request_id))
+
+    def _is_expected(self, time_ns: int, request_id: str) -> bool:
+        """Whether a time of the heap still means something."""
+        running = self._running.get(request_id)
+        return running is not None and time_ns in (running.deadline_ns, running.waits_until_ns)
 
     def state(self) -> object:
         """Running requests and the folded view."""
@@ -348,6 +365,7 @@ class RequestFlow:
         waiting: dict[WorkerRef, int] = {}
         for running in self._running.values():
             assert (running.waits_until_ns is None) == (running.prefill is not None) == (running.decode is not None)
+            assert (running.waits_until_ns is not None) == (running.request.request_id in self._waiting)
             if running.decode is not None and not running.decoding:
                 waiting[running.decode] = waiting.get(running.decode, 0) + 1
         self._builder.check(waiting)

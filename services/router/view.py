@@ -57,6 +57,8 @@ class ViewBuilder:
         self._dispatched: dict[WorkerRef, int] = {}
         self._unseen: dict[WorkerRef, list[tuple[int, int]]] = {}
         self._decodes: dict[WorkerRef, int] = {}
+        self._views: dict[str, WorkerView] = {}  # the last snapshot, never changed
+        self._changed: dict[str, None] = {}  # worker ids whose view is made anew
 
     def report(self, now: int, report: WorkerReport) -> WorkerRef | None:
         """Take a report; returns the earlier process of the same worker id when this one replaces it."""
@@ -67,6 +69,7 @@ class ViewBuilder:
         if replaced is not None:
             self.lost(replaced)
         self._known[report.source.worker_id] = _Known(report, now)
+        self._changed[report.source.worker_id] = None
         unseen = self._unseen.get(report.source, [])
         self._unseen[report.source] = [each for each in unseen if each[0] > report.dispatch_sequence]
         return replaced
@@ -76,6 +79,7 @@ class ViewBuilder:
         self._dispatched.pop(worker, None)
         self._unseen.pop(worker, None)
         self._decodes.pop(worker, None)
+        self._changed[worker.worker_id] = None
         known = self._known.get(worker.worker_id)
         if known is None or known.report.source != worker:
             return False
@@ -86,31 +90,35 @@ class ViewBuilder:
         """A request was sent to a worker."""
         sequence = self._dispatched[worker] = self._dispatched.get(worker, 0) + 1
         self._unseen.setdefault(worker, []).append((sequence, prompt_tokens))
+        self._changed[worker.worker_id] = None
 
     def reserve_decode(self, worker: WorkerRef, change: int) -> None:
         """A request was placed on a worker for decoding (+1), or its first token came or it ended (-1)."""
         if worker in self._decodes or change > 0:
             self._decodes[worker] = self._decodes.get(worker, 0) + change
+            self._changed[worker.worker_id] = None
 
     def silent(self, since_ns: int) -> list[WorkerRef]:
         """Workers whose last report came before `since_ns`."""
         return [known.report.source for known in self._known.values() if known.reported_ns < since_ns]
 
     def snapshot(self) -> ClusterView:
-        """The current view."""
-        return ClusterView(
-            MappingProxyType(
-                {
-                    worker_id: WorkerView(
-                        known.report,
-                        known.reported_ns,
-                        sum(tokens for _, tokens in self._unseen.get(known.report.source, [])),
-                        self._decodes.get(known.report.source, 0),
-                    )
-                    for worker_id, known in sorted(self._known.items())
-                }
-            )
-        )
+        """The current view; only workers of whom something is new are looked at."""
+        if self._changed:
+            views = {**self._views, **{name: self._view(name) for name in self._changed if name in self._known}}
+            if len(views) > len(self._known):
+                views = {name: view for name, view in views.items() if name in self._known}
+            if len(views) > len(self._views) or self._changed.keys() - self._views.keys():
+                views = dict(sorted(views.items()))
+            self._views = views
+            self._changed.clear()
+        return ClusterView(MappingProxyType(self._views))
+
+    def _view(self, worker_id: str) -> WorkerView:
+        known = self._known[worker_id]
+        source = known.report.source
+        reserved = sum([tokens for _, tokens in self._unseen.get(source, ())])
+        return WorkerView(known.report, known.reported_ns, reserved, self._decodes.get(source, 0))
 
     def state(self) -> object:
         """Everything that decides placement, but the load numbers themselves (they are in the events)."""
@@ -132,3 +140,6 @@ class ViewBuilder:
         """Decode reservations equal the given count of requests that wait for their first decoded token."""
         for worker, count in self._decodes.items():
             assert count == waiting.get(worker, 0), f"{worker}: {count} reserved, {waiting.get(worker, 0)} waiting"
+        views = self.snapshot().workers
+        assert list(views) == sorted(self._known)
+        assert all(view == self._view(name) for name, view in views.items())

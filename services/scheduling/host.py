@@ -31,9 +31,9 @@ from services.core.request import FinishReason, Request
 from services.kvcache.block_manager import BlockManager
 from services.kvcache.transfer import Transfers
 from services.kvcache.transfer_entry import Committed, HandedOff, HandoffFailed, Notice, OfferDropped, Offered, Revoked
-from services.scheduling.mixed import Admitted, MixedScheduler, Sampled, Stepping
-from services.scheduling.outputs import merge_emits
-from services.scheduling.waiting import RequestState
+from services.scheduling.mixed import MixedScheduler
+from services.scheduling.outputs import end_of, merge_emits, refuse
+from services.scheduling.progress import Admitted, Sampled, Stepping
 
 PREFILL, DECODE = "prefill", "decode"
 CANCELLED_KEPT_NS = 10 * NS_PER_S
@@ -262,7 +262,7 @@ class WorkerCore:
                 state = self._scheduler.get(request.request_id)
                 actions += self._cancel(now, request.request_id, "deadline")
                 self._cancelled.pop(request.request_id, None)
-                actions.append(Emit(request.front_door, (_end(request, state, FinishReason.DEADLINE, "DEADLINE"),)))
+                actions.append(Emit(request.front_door, (end_of(request, state, FinishReason.DEADLINE, "DEADLINE"),)))
         self._cancelled = {key: each for key, each in self._cancelled.items() if each[1] > now}
         self._next_deadline = None
         for request in self._requests():
@@ -288,7 +288,22 @@ class WorkerCore:
                 ends = [output for output in action.outputs if isinstance(output, RequestOutput) and output.reason]
                 self._ended.update(f"ended/{output.reason}" for output in ends)
 
+    def steady_steps(self, token: int) -> int:
+        """Ends of steps to come that would only emit `token` for every request, if nothing else happens."""
+        if any(stage.pressure()[0] for stage in self._stages.values()):
+            return 0
+        return self._scheduler.steady_steps(token)
+
+    def skip_steps(self, count: int, token: int) -> None:
+        """The same state as after `count` such `StepDone`; at most `steady_steps(token)`."""
+        self._scheduler.skip_steps(count, token)
+
     # --- facts ------------------------------------------------------------------------------------------------
+
+    def outputs_of(self, request_id: str) -> tuple[int, int] | None:
+        """Attempt, and output tokens, of a request that decodes here."""
+        state = self._scheduler.get(request_id)
+        return None if state is None else (state.request.attempt, state.num_outputs)
 
     def _deadline(self, request: Request) -> int | None:
         return request.deadline_ns(self._unix_offset_ns)
@@ -344,6 +359,11 @@ class WorkerCore:
         return total + self._ended
 
     @property
+    def blocks_used(self) -> int:
+        """KV blocks that something refers to."""
+        return self._blocks.used
+
+    @property
     def hosted(self) -> tuple[str, ...]:
         """Names of the hosted stages."""
         return tuple(self._stages)
@@ -376,18 +396,3 @@ class WorkerCore:
         self._scheduler.check()
         self._transfers.check()
         self._blocks.check(self._scheduler.owners() + self._transfers.owners())
-
-
-def refuse(request: Request, reason: str, message: str, state: RequestState | None = None) -> Emit:
-    """End a request with an error."""
-    return Emit(request.front_door, (_end(request, state, FinishReason.ERROR, reason, message),))
-
-
-def _end(
-    request: Request, state: RequestState | None, finish: FinishReason, reason: str, message: str = ""
-) -> RequestOutput:
-    index = state.num_outputs if state is not None else len(request.resume)
-    marks = state.take_marks() if state is not None else ()
-    return RequestOutput(
-        request.request_id, request.attempt, index, (), finish=finish, reason=reason, message=message, marks=marks
-    )

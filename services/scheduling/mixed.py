@@ -5,41 +5,19 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import repeat
 from operator import attrgetter
 
-from services.core.batch import Row, ScheduledBatch, StepOutput, TokenLogprob
+from services.core.batch import Row, ScheduledBatch, StepOutput
 from services.core.clock import NS_PER_S
 from services.core.timeline import MarkKind
 from services.kvcache.block_manager import BlockManager
 from services.scheduling.config import SchedulerConfig
 from services.scheduling.decode_group import DecodeGroup
 from services.scheduling.preemption import NO_BLOCKS, choose_victim, tokens_to_cover
+from services.scheduling.progress import Sampled, Stepping
 from services.scheduling.token_budget import TokenBudget
 from services.scheduling.waiting import ORDERS, RequestState, WaitingQueue
-
-Sampled = tuple[RequestState, int, TokenLogprob | None]
-"""A request, the token that a step sampled for it, and that token's log-probability where it was asked for.
-
-A plain tuple: a step makes one for each of its requests, and a dataclass takes twenty times as long.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Stepping:
-    """A step begins that will leave `num_computed` tokens of a pinned request computed."""
-
-    state: RequestState
-    num_computed: int
-    step_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """A waiting request got blocks for all its known tokens."""
-
-    state: RequestState
 
 
 class MixedScheduler:
@@ -284,6 +262,35 @@ class MixedScheduler:
                 if digest and not state.removed:
                     state.digests.append(digest)
         return sampled
+
+    def steady_steps(self, token: int) -> int:
+        """Ends of steps to come that would only bring each of its requests `token`, if nothing else happens.
+
+        The same requests decode in all of them, and no prompt waits; there are blocks enough, and nobody ends.
+        """
+        group = self._decoding
+        if group is None or self._step_chunks or self._step_decodes is not group.states:
+            return 0
+        if len(self._waiting) or len(group.states) < len(self._running):
+            return 0
+        with_blocks = self._blocks.free_blocks // len(group.states) * self._blocks.block_size
+        return max(0, min(group.plain_steps(token), with_blocks))
+
+    def skip_steps(self, count: int, token: int) -> None:
+        """The running step and those that follow it ended, `count` in all, as `steady_steps` foresaw; the next runs.
+
+        Leaves what `complete` and `schedule` would leave if they were called `count` times.
+        """
+        group = self._decoding
+        assert group is not None and group.states is self._step_decodes and count <= group.plain_steps(token), count
+        growing = group.passed(count, token, self._blocks.block_size)
+        for place in growing:
+            blocks = group.states[place].blocks
+            grown = self._blocks.extend(blocks, len(blocks) * self._blocks.block_size + 1)
+            assert grown, "there were blocks for all of these steps"
+        if growing:
+            group.grew(dict.fromkeys(growing))
+        self._next_step += count
 
     def _computed(self, state: RequestState, count: int) -> None:
         """The next `count` tokens have their KV; blocks that they filled can be found."""

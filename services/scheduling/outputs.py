@@ -7,7 +7,7 @@ from collections import defaultdict
 from services.core.actions import Action, Emit, RequestOutput
 from services.core.batch import TokenLogprob
 from services.core.output import Output, StepTokens
-from services.core.request import FinishReason
+from services.core.request import FinishReason, Request
 from services.scheduling.waiting import RequestState
 
 
@@ -61,3 +61,19 @@ def merge_emits(actions: list[Action]) -> list[Action]:
         elif action.destination in outputs:
             merged.append(Emit(action.destination, tuple(outputs.pop(action.destination))))
     return merged
+
+
+def refuse(request: Request, reason: str, message: str, state: RequestState | None = None) -> Emit:
+    """End a request with an error."""
+    return Emit(request.front_door, (end_of(request, state, FinishReason.ERROR, reason, message),))
+
+
+def end_of(
+    request: Request, state: RequestState | None, finish: FinishReason, reason: str, message: str = ""
+) -> RequestOutput:
+    """The last output of a request that ends without its full length."""
+    index = state.num_outputs if state is not None else len(request.resume)
+    marks = state.take_marks() if state is not None else ()
+    return RequestOutput(
+        request.request_id, request.attempt, index, (), finish=finish, reason=reason, message=message, marks=marks
+    )

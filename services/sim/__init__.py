@@ -1,10 +1,21 @@
 """Composition root of the simulator: the same decisions on a cost model and a virtual clock.
 
-event_queue.py  a heap by time and sequence
-cost_model.py   step time from batch shape
-network.py      transfer time under shared bandwidth
-workers.py      performs any stage's actions
-faults.py       crash, stall, partition, slow link
-cluster.py      the real flow, stages and controller on simulated devices
-search.py       the planner
+config.py        delays, wires, names of hardware
+event_queue.py   a heap by time and sequence: the clock's engine
+cost_model.py    step time from a step's shape: fitted and published coefficients
+models.py        sizes of models
+roofline.py      step time of any model on any device, from datasheets
+network.py       transfers at fair shares of the links on their way
+cores.py         cores of a host that its workers share
+links.py         KV links: both ends of a part meet and its bytes take their time
+workers.py       one worker: performs its core's actions, passes over steady decode steps
+requests.py      from a row of a workload to a request
+door.py          the front door: hosts the request flow and keeps what clients read
+supervisor.py    the controller: starts, asks after and ends processes
+faults.py        crash, stall, partition, slow link
+pools.py         what a cluster is made of, and what its run does
+outcome.py       samples, and what every worker did
+cluster.py       the real flow, cores and controller, and all between them
+machines.py      from a cluster's configuration to pools
+chrome_trace.py  a run for Perfetto
 """

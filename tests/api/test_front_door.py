@@ -16,10 +16,11 @@ from services.core.config import ModelConfig
 from services.core.decision_log import replay
 from services.core.request import WorkerRef
 from services.core.wire import NAMESPACE, WorkerInfo, actor_name
-from services.frontdoor.app import FrontDoor, flow_from_header
+from services.frontdoor.app import FrontDoor
 from services.frontdoor.config import FrontDoorConfig
 from services.pb import cluster_pb2, cluster_pb2_grpc, inference_pb2_grpc
 from services.router.config import RouterConfig
+from services.router.recorded import flow_from_header
 from tests.api.actors import Directory, EchoWorker
 from tests.api.harness import ask, details_of
 from tests.unit.frontdoor.vocabularies import byte_level_folder

@@ -12,8 +12,8 @@ import pytest
 
 from services.core.actions import RequestOutput
 from services.core.request import FinishReason, Request
-from services.frontdoor.app import flow_from_header, flow_header
 from services.router.config import RouterConfig
+from services.router.recorded import flow_from_header, flow_header
 from tests.api.harness import Served, serving
 from tests.unit.frontdoor.fakes import BOTH, DECODE
 

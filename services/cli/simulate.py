@@ -1,0 +1,244 @@
+"""`triptych simulate`: what clients of a cluster would see, on this machine's cost or on hardware that is not here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from loadgen.app import Run, replay_simulated
+from loadgen.arrivals import scaled
+from loadgen.compare import report_tables
+from loadgen.page import page
+from loadgen.schedule import FileSchedule, ScheduledRequest
+from loadgen.targets import TargetSpec
+from loadgen.traces import Trace, open_text
+from services.cli.output import EXIT_OK, Output, Steps
+from services.cluster.config import ClusterConfig
+from services.core.clock import NS_PER_S
+from services.core.config import CostConfig, parse
+from services.core.errors import ConfigError
+from services.core.report import Report, report_to_json
+from services.core.slo import RequestSample, Slo
+from services.core.workload import WorkloadRow
+from services.sim.chrome_trace import chrome_trace
+from services.sim.cluster import SimCluster
+from services.sim.config import SimConfig
+from services.sim.faults import Fault, faults_from
+from services.sim.machines import describe, pools_of
+from services.sim.outcome import SimRun
+from services.sim.pools import Options
+
+RUN, CHROME = "run.simulated.json", "timeline.json"
+
+
+@dataclass(frozen=True, slots=True)
+class SimulateOptions:
+    """What the command was asked for.
+
+    Attributes:
+        trace: a trace of any known format, or a workload file of `loadgen`.
+        hardware: `NAME` for both pools, or `POOL=NAME`.
+        profile: coefficients of this machine, as `core/cost.py` names them; None: the configuration's.
+        limit: rows of the trace at most.
+        chrome: write timelines.
+    """
+
+    trace: Path
+    folder: Path
+    slo: Slo
+    hardware: Sequence[str] = ()
+    model: str | None = None
+    cores: int | None = None
+    profile: Path | None = None
+    faults: Path | None = None
+    speed: float = 1.0
+    limit: int | None = None
+    seed: int = 0
+    chrome: bool = False
+    as_json: bool = False
+
+
+def simulate(output: Output, config: ClusterConfig, options: SimulateOptions) -> int:
+    """Run it, write samples, report, page and use of the workers into the folder, and print the report.
+
+    Raises:
+        ConfigError: an unknown format, device or model, a model that does not fit, or a bad file.
+    """
+    sim = sim_config(options)
+    cost = None if options.profile is None else parse(CostConfig, _mapping("--profile", options.profile), "profile")
+    pools = pools_of(config, sim.machines, cost)
+    faults = () if options.faults is None else faults_from(_yaml("--faults", options.faults))
+    run_options = Options(
+        shared_cores=options.cores, nvlink=sim.machines.nvlink, faults=faults, timelines=options.chrome
+    )
+    cluster = SimCluster(config, pools, sim, run_options)
+    rows = list(_rows(options))
+    with output.progress() as steps:
+        target = _Target(cluster, rows, steps)
+        report = replay_simulated(_run_of(options, faults, [describe(pool) for pool in pools]), target)
+    found = cluster.outcome()
+    _write(options, report, found)
+    if options.as_json:
+        output.json(report_to_json(report))
+        return EXIT_OK
+    for table in report_tables(report):
+        output.out.print(_drawn(table.title, table.columns, table.rows))
+    output.out.print(_drawn("workers", WORKER_COLUMNS, _worker_rows(found)))
+    output.line(f"report: {options.folder}/report.html and report.json")
+    return EXIT_OK
+
+
+def sim_config(options: SimulateOptions) -> SimConfig:
+    """The simulation's configuration from the command's options."""
+    machines: dict[str, Any] = {"model": options.model, "cores": options.cores}
+    for each in options.hardware:
+        pool, equals, name = each.rpartition("=")
+        if equals and pool not in ("prefill", "decode"):
+            raise ConfigError("--hardware", each, "write NAME, prefill=NAME or decode=NAME")
+        machines |= {pool: name} if equals else {"prefill": name, "decode": name}
+    return parse(SimConfig, {"machines": machines})
+
+
+class _Target:
+    """The simulated cluster as a target of the load generator; the schedule is the workload that it was made with."""
+
+    def __init__(self, cluster: SimCluster, rows: Sequence[WorkloadRow], steps: Steps) -> None:
+        self._cluster, self._rows, self._steps = cluster, rows, steps
+
+    def run(self, requests: Iterable[ScheduledRequest]) -> Iterator[RequestSample]:
+        """Samples in order of their ends; rows stand for the schedule, whose prompts nobody would read."""
+        self._steps.begin("simulating")
+        total = max(1, len(self._rows))
+        for count, sample in enumerate(self._cluster.samples(self._rows), start=1):
+            if count % 64 == 0:
+                self._steps.say(f"{count} of {total} requests", count / total)
+            yield sample
+        self._steps.done(f"{total} requests")
+
+
+def _run_of(options: SimulateOptions, faults: Sequence[Fault], pools: Sequence[str]) -> Run:
+    workload = options.trace.name + (f" × {options.speed:g}" if options.speed != 1 else "")
+    notes = [*pools, *(f"{len(faults)} faults",) * bool(faults)]
+    return Run(
+        schedule=lambda: iter(()),
+        target=TargetSpec("sim://" + ",".join(options.hardware or ("fitted",))),
+        folder=options.folder,
+        slo=options.slo,
+        seed=options.seed,
+        name=options.folder.name,
+        workload=workload,
+        notes=tuple(notes),
+    )
+
+
+def _rows(options: SimulateOptions) -> Iterator[WorkloadRow]:
+    """Rows of the trace, or of a workload file, at the speed that was asked for."""
+    if options.speed <= 0:
+        raise ConfigError("--speed", options.speed, "must be above 0; 2 sends twice as fast")
+    if not options.trace.exists():
+        raise ConfigError("--trace", str(options.trace), "is not there")
+    rows: Iterable[WorkloadRow]
+    if _is_workload(options.trace):
+        rows = map(row_of, FileSchedule(options.trace, seed=options.seed)())
+    else:
+        rows = (row for row in Trace(options.trace) if not row.failed)
+    if options.speed != 1:
+        rows = scaled(rows, options.speed)
+    for count, row in enumerate(rows):
+        if options.limit is not None and count >= options.limit:
+            return
+        yield row
+
+
+def _is_workload(path: Path) -> bool:
+    """Whether the first line is one of loadgen's workload files."""
+    if path.is_dir() or path.suffix in (".tar", ".xz", ".csv"):
+        return False
+    with open_text(path) as lines:
+        head = lines.readline(1 << 20)
+    try:
+        row = json.loads(head)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and {"arrival_s", "output_tokens"} <= row.keys()
+
+
+def row_of(request: ScheduledRequest) -> WorkloadRow:
+    """A scheduled request as a row of a workload."""
+    return WorkloadRow(
+        arrival_s=request.intended_ns / NS_PER_S,
+        input_tokens=request.input_tokens,
+        output_tokens=request.output_tokens,
+        session=request.session,
+        turn=request.turn,
+        think_s=None if request.think_ns is None else request.think_ns / NS_PER_S,
+        tenant=request.tenant,
+        category=request.category,
+    )
+
+
+def _yaml(option: str, path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(option, str(path), f"cannot be read as YAML or JSON: {error}") from None
+
+
+def _mapping(option: str, path: Path) -> Mapping[str, Any]:
+    data = _yaml(option, path)
+    if not isinstance(data, dict):
+        raise ConfigError(option, str(path), "must be a mapping of coefficients, as under router.cost")
+    return data
+
+
+# ------------------------------------------------------------------ results
+
+WORKER_COLUMNS = ("worker", "busy", "steps", "prompt tokens", "decoded tokens", "most KV")
+
+
+def _worker_rows(run: SimRun) -> list[tuple[str, ...]]:
+    length_s = max(run.duration_s, 1e-9)
+    return [
+        (
+            f"{each.worker_id}" + (f" ({each.incarnation})" if each.incarnation > 1 else ""),
+            f"{each.busy_s / length_s:.0%}",
+            str(each.steps),
+            str(each.prefill_tokens),
+            str(each.decode_tokens),
+            f"{each.peak_kv_share:.0%}",
+        )
+        for each in run.workers
+    ]
+
+
+def _write(options: SimulateOptions, report: Report, run: SimRun) -> None:
+    """What the load generator does not write: the page, the workers, the timelines."""
+    (options.folder / "report.html").write_text(page([report], [report.name]), encoding="utf-8")
+    kept = {
+        "duration_s": run.duration_s,
+        "events": run.events,
+        "bytes_moved": run.bytes_moved,
+        "moves": run.moves,
+        "placements": run.placements,
+        "workers": [dataclasses.asdict(worker) for worker in run.workers],
+    }
+    (options.folder / RUN).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    if options.chrome:
+        (options.folder / CHROME).write_text(json.dumps(chrome_trace(run)) + "\n", encoding="utf-8")
+
+
+def _drawn(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+    table = RichTable(title=escape(title), title_justify="left", show_header=any(columns))
+    for column in columns:
+        table.add_column(escape(column), overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table

@@ -1,0 +1,83 @@
+"""What a simulated cluster is made of, and what its run does beside computing a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from services.core.errors import ConfigError
+from services.scheduling.config import SchedulerConfig
+from services.sim.cost_model import CostModel
+from services.sim.faults import Fault
+from services.sim.network import Place
+
+
+@dataclass(frozen=True, slots=True)
+class SimPool:
+    """Equal workers.
+
+    Attributes:
+        name: of the launch pool; workers are `<name>-<number>`.
+        roles: stages that they host; both: prompts are decoded where they are computed.
+        replicas: workers.
+        cost: of their steps.
+        num_blocks: of the KV pool of one.
+        block_bytes: KV of one block, over all ranks.
+        tp: ranks of one worker.
+        devices: accelerators that one worker takes, for accounts; 0 for CPU workers.
+        places: where each worker is; fewer than replicas: the last one's host for the others, too.
+        threads: cores that a step uses, where cores are shared.
+        scheduler: instead of the configuration's.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    replicas: int
+    cost: CostModel
+    num_blocks: int
+    block_bytes: int
+    tp: int = 1
+    devices: int = 0
+    places: tuple[Place, ...] = (Place(),)
+    threads: int = 1
+    scheduler: SchedulerConfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run does beside computing its result.
+
+    Attributes:
+        shared_cores: of the one host that all workers share; None: every worker has a device of its own.
+        nvlink: devices of a host are joined by it.
+        faults: what goes wrong.
+        record: (name of a log) -> where its lines go; None: no decision logs.
+        timelines: keep every mark of every request, and what each worker computed when.
+        check: assert every invariant after each event.
+        gaps: keep the time between any two tokens of each request.
+    """
+
+    shared_cores: int | None = None
+    nvlink: bool = False
+    faults: tuple[Fault, ...] = ()
+    record: Callable[[str], Callable[[str], object]] | None = None
+    timelines: bool = False
+    check: bool = False
+    gaps: bool = True
+
+
+def check_pools(pools: Sequence[SimPool]) -> None:
+    """Hold that there are workers for both stages.
+
+    Raises:
+        ConfigError: a stage that nobody hosts, two pools of one name, or a worker without KV blocks.
+    """
+    names = [pool.name for pool in pools]
+    if len(set(names)) < len(names):
+        raise ConfigError("pools", ", ".join(names), "two pools have one name; rename one")
+    for role in ("prefill", "decode"):
+        if not any(role in pool.roles and pool.replicas for pool in pools):
+            raise ConfigError("pools", ", ".join(names), f"no worker hosts the {role} stage; add a pool that does")
+    for pool in pools:
+        if pool.num_blocks < 1:
+            raise ConfigError(f"pools.{pool.name}.num_blocks", pool.num_blocks, "the model leaves no memory for KV")
