@@ -46,6 +46,17 @@ class TokenStream:
             self.cached_tokens = output.cached_tokens
             if self.next_index == 0:
                 self._prompt_logprobs = output.prompt_logprobs
+        if output.index == self.next_index and not self._early:  # as nearly always
+            ready = output.token_ids
+            self.next_index += len(ready)
+            self._logprobs += output.logprobs
+        else:
+            ready = self._out_of_order(output)
+        self._look_for_end(output)
+        return ready
+
+    def _out_of_order(self, output: RequestOutput) -> tuple[int, ...]:
+        """Keep what comes early, drop what is known; what may be passed on now."""
         for place, token_id in enumerate(output.token_ids):
             index = output.index + place
             if index >= self.next_index and index not in self._early:
@@ -58,7 +69,6 @@ class TokenStream:
             if self.next_index in self._early_logprobs:
                 self._logprobs.append(self._early_logprobs.pop(self.next_index))
             self.next_index += 1
-        self._look_for_end(output)
         return tuple(ready)
 
     def take_logprobs(self) -> tuple[TokenLogprob, ...]:

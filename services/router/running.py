@@ -75,13 +75,19 @@ class Running:
 
     def take(self, output: RequestOutput) -> None:
         """Count an output's tokens, as the client's stream will pass them on."""
+        if output.index == len(self.tokens) and not self.early:  # as nearly always
+            self.tokens += output.token_ids
+        else:
+            self._take_out_of_order(output)
+        if output.finish in GOOD_ENDS:
+            self.end = output
+
+    def _take_out_of_order(self, output: RequestOutput) -> None:
         for index, token in enumerate(output.token_ids, start=output.index):
             if index >= len(self.tokens):
                 self.early.setdefault(index, token)
         while (token_id := self.early.pop(len(self.tokens), None)) is not None:
             self.tokens.append(token_id)
-        if output.finish in GOOD_ENDS:
-            self.end = output
 
     def leave(self, request: Request) -> None:
         """Forget the attempt that failed; `request` is the next one."""

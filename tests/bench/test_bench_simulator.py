@@ -1,0 +1,63 @@
+"""How fast the simulator is: 32 workers, the real router and stages, lengths of the Azure conversation trace.
+
+`python -m tests.bench.test_bench_simulator` prints the profile of the same run.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import pstats
+import time
+from dataclasses import replace
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+
+from loadgen.arrivals import scaled
+from loadgen.traces import Trace
+from services.core.seeds import stream
+from services.core.workload import WorkloadRow
+from services.sim.cluster import SimCluster
+from services.sim.config import SimConfig
+from services.sim.pools import Options
+from tests.sim.runs import config_of, pools
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(300)]
+TRACE = Path(__file__).resolve().parents[2] / "loadgen" / "samples" / "azure_2023_conv.csv"
+RATE = 80.0
+LEAST_SPEEDUP = 3
+
+
+def workload(count: int) -> list[WorkloadRow]:
+    """Rows of the excerpt again and again, as a Poisson process."""
+    draws, at, found = stream(1, "bench"), 0.0, []
+    for row in islice(cycle(Trace(TRACE)), count):
+        at += draws.expovariate(RATE)
+        found.append(replace(row, arrival_s=at))
+    return list(scaled(found, 1.0))
+
+
+def seconds(count: int, fast: bool) -> float:
+    """Processor time of a run with half of the workers for prefill, half for decode."""
+    rows = workload(count)
+    given = pools(16, 16, blocks=3500)
+    cluster = SimCluster(config_of(), given, SimConfig(fast_forward=fast), Options(gaps=False))
+    begun = time.process_time()
+    run = cluster.run(rows)
+    spent = time.process_time() - begun
+    assert len(run.samples) == count
+    return spent
+
+
+def test_passing_over_steady_steps_pays() -> None:
+    count = 3000
+    fast, single = seconds(count, True), seconds(count // 10, False) * 10
+    print(f"\n{count / fast:.0f} requests/s; step by step {count / single:.0f} requests/s")
+    assert single / fast >= LEAST_SPEEDUP
+
+
+if __name__ == "__main__":
+    profile = cProfile.Profile()
+    profile.runcall(seconds, 2000, True)
+    pstats.Stats(profile).sort_stats("tottime").print_stats(45)
