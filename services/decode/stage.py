@@ -124,7 +124,8 @@ class DecodeStage:
 
     def counts(self) -> Counter[str]:
         """How often an offer began to wait."""
-        return Counter({f"held_back/{reason}": count for reason, count in self._intake.held_back.items()})
+        held_back = self._intake.held_back
+        return Counter({f"held_back/{reason}": held_back[reason] for reason in held_back}) if held_back else held_back
 
     def _intake_load(self) -> IntakeLoad:
         """Requests that were accepted and have not had a decode step, and what else the accept rule looks at."""

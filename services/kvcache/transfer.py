@@ -257,7 +257,7 @@ class Transfers:
     @property
     def num_transfers(self) -> int:
         """Transfers that are not over or whose posted operations have not come back."""
-        return len(self._sender.transfers()) + len(self._receiver.transfers())
+        return len(self._sender) + len(self._receiver)
 
     def request_ids(self) -> list[str]:
         """Whose transfers those are."""
@@ -265,6 +265,8 @@ class Transfers:
 
     def next_wake(self) -> int | None:
         """Time of the next renewal or expiry."""
+        if not self.num_transfers:
+            return None
         times = [self._next_renew, self._leases.next_expiry(), *(each.posts_due_ns for each in self._with_due_posts())]
         return min((time for time in times if time is not None), default=None)
 

@@ -187,6 +187,9 @@ class ReceiverEnd:
         """One attempt."""
         return self._transfers.get((transfer_id, attempt))
 
+    def __len__(self) -> int:
+        return len(self._transfers)
+
     def transfers(self) -> list[Transfer]:
         """All entries, oldest first."""
         return list(self._transfers.values())

@@ -174,6 +174,9 @@ class SenderEnd:
         transfer = self._transfers.get(transfer_id)
         return transfer if transfer is not None and transfer.attempt == attempt else None
 
+    def __len__(self) -> int:
+        return len(self._transfers)
+
     def transfers(self) -> list[Transfer]:
         """All entries, oldest first."""
         return list(self._transfers.values())

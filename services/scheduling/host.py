@@ -333,18 +333,19 @@ class WorkerCore:
 
     def load(self) -> Load:
         """Counts for the worker's report."""
-        decodes = self._scheduler.decodes
+        scheduler, decodes = self._scheduler, self._scheduler.decodes
         pressures = [stage.pressure() for stage in self._stages.values()]
+        held = any(stage.held() for stage in self._stages.values())
         return Load(
             kv_blocks_total=self._blocks.total,
             kv_blocks_used=self._blocks.used,
             kv_blocks_cached=self._blocks.cached,
-            queued_prefill_tokens=self._scheduler.queued_tokens,
+            queued_prefill_tokens=scheduler.queued_tokens if len(decodes) < scheduler.num_requests else 0,
             running_decodes=len(decodes),
-            context_tokens=sum(state.num_computed for state in decodes),
+            context_tokens=sum([state.num_computed for state in decodes]),
             leases=self._transfers.num_leases,
             transfers=self._transfers.num_transfers,
-            tasks=len(self._requests()),
+            tasks=len(self._requests()) if held else scheduler.num_requests,
             waiting_offers=sum(waiting for waiting, _ in pressures),
             back_pressure=next((reason for _, reason in pressures if reason), ""),
             counters=tuple(self.counters().items()),
@@ -353,10 +354,9 @@ class WorkerCore:
     def counters(self) -> Counter[str]:
         """How often something happened that nobody asked for, by `kind/reason`."""
         total = Counter({f"preempted/{reason}": count for reason, count in self._scheduler.preemptions.items()})
-        total.update(self._transfers.counts)
-        for stage in self._stages.values():
-            total.update(stage.counts())
-        return total + self._ended
+        for counts in (self._transfers.counts, *[stage.counts() for stage in self._stages.values()], self._ended):
+            total.update(counts)
+        return total
 
     @property
     def blocks_used(self) -> int:

@@ -264,10 +264,7 @@ class MixedScheduler:
         return sampled
 
     def steady_steps(self, token: int) -> int:
-        """Ends of steps to come that would only bring each of its requests `token`, if nothing else happens.
-
-        The same requests decode in all of them, and no prompt waits; there are blocks enough, and nobody ends.
-        """
+        """Ends of steps to come that would only bring each of its requests `token`, if nothing else happens."""
         group = self._decoding
         if group is None or self._step_chunks or self._step_decodes is not group.states:
             return 0
@@ -277,10 +274,7 @@ class MixedScheduler:
         return max(0, min(group.plain_steps(token), with_blocks))
 
     def skip_steps(self, count: int, token: int) -> None:
-        """The running step and those that follow it ended, `count` in all, as `steady_steps` foresaw; the next runs.
-
-        Leaves what `complete` and `schedule` would leave if they were called `count` times.
-        """
+        """What `complete` and `schedule` leave when they are called `count` times, as `steady_steps` foresaw."""
         group = self._decoding
         assert group is not None and group.states is self._step_decodes and count <= group.plain_steps(token), count
         growing = group.passed(count, token, self._blocks.block_size)
@@ -340,6 +334,11 @@ class MixedScheduler:
     def step_running(self) -> bool:
         """A batch was handed out and has not come back."""
         return bool(self._step_decodes or self._step_chunks)
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that are not over."""
+        return len(self._states)
 
     @property
     def num_waiting(self) -> int:

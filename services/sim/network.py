@@ -133,10 +133,14 @@ class Network:
         """Divide the bandwidth of every port whose name has the part `name` by `factor`; 1 is as built."""
         self._progress()
         self._slower[name] = factor
+        if factor == 1.0:
+            del self._slower[name]
         self._share()
 
     def capacity(self, port: Port) -> float:
         """Bytes a second of a port now."""
+        if not self._slower:
+            return self._capacity[port]
         factors = [factor for name, factor in self._slower.items() if name in port]
         return self._capacity[port] / max(factors, default=1.0)
 
@@ -155,9 +159,10 @@ class Network:
 
     def _share(self) -> None:
         """Give every flow its fair rate and plan the next end."""
-        if len(self._flows) == 1:
-            only = self._flows[0]
-            only.rate = min([only.limit, *map(self.capacity, only.ports)])
+        ports = [port for flow in self._flows for port in flow.ports]
+        if len(set(ports)) == len(ports):  # nobody shares anything
+            for flow in self._flows:
+                flow.rate = min([flow.limit, *map(self.capacity, flow.ports)])
         else:
             self._fill()
         self._planned += 1

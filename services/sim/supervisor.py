@@ -76,7 +76,8 @@ class Supervisor:
         """Every worker is asked whether it lives."""
         for worker in list(self._workers.values()):
             if not worker.stalled and worker.last_report is not None:
-                self._tell(worker.last_report)
+                # A sign of life moves the next look further away: the timer that stands is early enough.
+                self.machine.handle(self._queue.now, worker.last_report)
         self._queue.at(self._queue.now + round(self._config.ping_every_s * NS_PER_S), self._ask)
 
     def _start(self, action: Launch) -> None:

@@ -19,7 +19,8 @@ from loadgen.traces import Trace
 from services.core.seeds import stream
 from services.core.workload import WorkloadRow
 from services.sim.cluster import SimCluster
-from services.sim.config import SimConfig
+from services.sim.config import SimConfig, WireConfig, WiresConfig
+from services.sim.network import Place
 from services.sim.pools import Options
 from tests.sim.runs import config_of, pools
 
@@ -41,8 +42,13 @@ def workload(count: int) -> list[WorkloadRow]:
 def seconds(count: int, fast: bool) -> float:
     """Processor time of a run with half of the workers for prefill, half for decode."""
     rows = workload(count)
-    given = pools(16, 16, blocks=3500)
-    cluster = SimCluster(config_of(), given, SimConfig(fast_forward=fast), Options(gaps=False))
+    # Four hosts, each with four workers of both kinds, joined by 400 Gb/s.
+    given = [
+        replace(pool, places=tuple(Place(host=each // 4, devices=(first + each % 4,)) for each in range(16)))
+        for first, pool in zip((0, 4), pools(16, 16, blocks=3500), strict=True)
+    ]
+    sim = SimConfig(fast_forward=fast, wires=WiresConfig(rack=WireConfig(latency_us=30, gbytes_per_s=50)))
+    cluster = SimCluster(config_of(), given, sim, Options(gaps=False, nvlink=True))
     begun = time.process_time()
     run = cluster.run(rows)
     spent = time.process_time() - begun
