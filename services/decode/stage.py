@@ -69,7 +69,7 @@ class DecodeStage:
         """Every token goes out; a request that is done gives its blocks back."""
         outputs = StepOutputs()
         actions: list[Action] = []
-        for state, token, logprob in sampled:
+        for state, token, logprob in outputs.take_plain(sampled):
             if state.num_new_outputs == 2:
                 state.mark(MarkKind.DECODE_START, now)
             finish = state.finish_reason(token)

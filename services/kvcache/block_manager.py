@@ -94,7 +94,8 @@ class BlockManager:
 
     def free(self, blocks: Sequence[int]) -> None:
         """One reference fewer for each block; findable ones stay cached."""
-        self._pool.unpin(blocks, cached=[block in self._cache for block in blocks])
+        cached = [block in self._cache for block in blocks] if len(self._cache) else [False] * len(blocks)
+        self._pool.unpin(blocks, cached=cached)
 
     def publish(self, blocks: Sequence[int], hashes: Sequence[bytes], num_tokens: int) -> None:
         """Make the full blocks among the first `num_tokens` tokens findable; their KV is in the pool."""
@@ -106,7 +107,8 @@ class BlockManager:
 
     def _take(self, count: int) -> list[int]:
         blocks = self._pool.take(count)
-        self.evictions += sum(self._cache.evict(block) for block in blocks)
+        if len(self._cache):
+            self.evictions += sum(self._cache.evict(block) for block in blocks)
         return blocks
 
     def state(self) -> object:

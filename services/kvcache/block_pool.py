@@ -65,6 +65,9 @@ class BlockPool:
 
         Freeing the tail of a prefix first keeps its head findable longer. Blocks without a prefix go to the head.
         """
+        if not any(cached):
+            self._unpin_plain(blocks)
+            return
         for block, is_cached in zip(reversed(blocks), reversed(cached), strict=True):
             assert self._refs[block] > 0, f"block {block} is freed twice"
             self._refs[block] -= 1
@@ -75,6 +78,17 @@ class BlockPool:
                     self.num_cached += 1
                 else:
                     self._free.move_to_end(block, last=False)
+
+    def _unpin_plain(self, blocks: Sequence[int]) -> None:
+        """The same for blocks without a prefix: a pool without shared prefixes does this for every block."""
+        refs, free = self._refs, self._free
+        for block in reversed(blocks):
+            left = refs[block] - 1
+            assert left >= 0, f"block {block} is freed twice"
+            refs[block] = left
+            if not left:
+                free[block] = None
+                free.move_to_end(block, last=False)
 
     def _leave_cache(self, block: int) -> None:
         self._is_cached[block] = 0

@@ -50,7 +50,7 @@ class PrefillStage:
     def advance(self, now: int, sampled: Sequence[Sampled]) -> list[Action]:
         """Every token goes out; after the first one the KV is offered, unless the request is decoded here."""
         outputs, actions = StepOutputs(), []
-        for state, token, logprob in sampled:
+        for state, token, logprob in outputs.take_plain(sampled):
             if state.num_new_outputs == 1:
                 state.mark(MarkKind.PREFILL_END, now)
             finish = state.finish_reason(token)

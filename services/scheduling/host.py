@@ -355,7 +355,8 @@ class WorkerCore:
         """How often something happened that nobody asked for, by `kind/reason`."""
         total = Counter({f"preempted/{reason}": count for reason, count in self._scheduler.preemptions.items()})
         for counts in (self._transfers.counts, *[stage.counts() for stage in self._stages.values()], self._ended):
-            total.update(counts)
+            if counts:
+                total.update(counts)
         return total
 
     @property

@@ -358,6 +358,8 @@ class MixedScheduler:
     @property
     def decodes(self) -> list[RequestState]:
         """Requests that get one token a step."""
+        if self._decoding is not None:
+            return list(self._decoding.states)
         return [state for state in self._running if state.is_decoding]
 
     def owners(self) -> list[list[int]]:
@@ -395,4 +397,4 @@ class MixedScheduler:
             assert state.num_computed <= min(covered, len(state.tokens)), state
         assert running == sorted(running, key=attrgetter("order"))
         if self._decoding is not None and not self.step_running:
-            self._decoding.check(self.decodes)
+            self._decoding.check([state for state in self._running if state.is_decoding])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from services.core.actions import Action, Emit, RequestOutput
 from services.core.batch import TokenLogprob
 from services.core.output import Output, StepTokens
 from services.core.request import FinishReason, Request
+from services.scheduling.progress import Sampled
 from services.scheduling.waiting import RequestState
 
 
@@ -17,6 +19,20 @@ class StepOutputs:
     def __init__(self) -> None:
         self._tokens: defaultdict[str, list[tuple[str, int, int, int]]] = defaultdict(list)
         self._others: defaultdict[str, list[Output]] = defaultdict(list)
+
+    def take_plain(self, sampled: Sequence[Sampled]) -> list[Sampled]:
+        """Take the tokens of requests that were told two before and do not end; returns all others."""
+        others: list[Sampled] = []
+        for each in sampled:
+            state, token, logprob = each
+            known = len(state.tokens)
+            goes_on = known - state.num_given > 2 and known < state.max_num_tokens and token not in state.stop_ids
+            if goes_on and logprob is None and not state.marks and not state.digests:
+                request, index = state.request, known - state.num_prompt - 1
+                self._tokens[request.front_door].append((request.request_id, request.attempt, index, token))
+            else:
+                others.append(each)
+        return others
 
     def add(self, state: RequestState, token: int, logprob: TokenLogprob | None, finish: FinishReason | None) -> None:
         """A request's newest token, with everything that waited to go with one."""

@@ -235,7 +235,8 @@ class SimDoor:
             self.flow.check()
         for action in actions:
             self._perform(action, now)
-        self._set_timer()
+        if actions or not isinstance(event, WorkerReport):
+            self._set_timer()
 
     def _perform(self, action: Action, now: int) -> None:
         match action:

@@ -8,12 +8,12 @@ one by one; `times` says when each reached the front door.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from services.core.actions import (
     Action,
@@ -131,7 +131,8 @@ class SimWorker:
         self._shape: StepShape | None = None
         self._started_ns = 0
         self._lag_ns = 0
-        self._ends: NDArray[np.int64] | None = None
+        self._ends: list[int] | None = None
+        self._arrivals: array[int] = array("q")
         self._steady = self._passed = 0
         self._end_ns = 0
         self._timer: int | None = None
@@ -216,9 +217,11 @@ class SimWorker:
         steady = self.core.steady_steps(TOKEN) if self.fast and not batch.chunks else 0
         if steady:
             steady = min(steady, LONGEST_WINDOW)
-            self._ends = now + np.cumsum(self.body.cost.decode_ns(shape.rows, shape.context, steady + 1))
+            ends = now + np.cumsum(self.body.cost.decode_ns(shape.rows, shape.context, steady + 1))
+            self._arrivals = array("q", (ends + self._world.stream_ns).tobytes())
+            self._ends = ends.tolist()
             self._steady, self._lag_ns = steady, 0
-            self._plan(int(self._ends[steady]))
+            self._plan(self._ends[steady])
             return
         time = self.body.cost.step(shape)
         self._lag_ns = time.lag_ns
@@ -260,12 +263,11 @@ class SimWorker:
         ends = self._ends
         if ends is None:
             return
-        over = int(np.searchsorted(ends[: self._steady], self._queue.now, side="right"))
+        over = bisect_right(ends, self._queue.now, self._passed, self._steady)
         if over > self._passed:
             self.core.skip_steps(over - self._passed, TOKEN)
-            arrivals = ends[self._passed : over] + self._world.stream_ns
-            self.times.frombytes(arrivals.tobytes())
-            self._account(over - self._passed, int(ends[over - 1]))
+            self.times.extend(self._arrivals[self._passed : over])
+            self._account(over - self._passed, ends[over - 1])
             self._passed = over
             self.use.peak_blocks = max(self.use.peak_blocks, self.core.blocks_used)
 
@@ -288,7 +290,7 @@ class SimWorker:
             assert self._ends is not None
             self._version += 1
             self._steady = self._passed + steady
-            self._plan(int(self._ends[self._steady]))
+            self._plan(self._ends[self._steady])
 
     # --- time and reports ---------------------------------------------------------------------------------------
 
@@ -368,7 +370,7 @@ class SimWorker:
         self.catch_up()
         self._held = []
         if self._batch is not None and self.body.cores is None:
-            end_ns = self._end_ns if self._ends is None else int(self._ends[self._passed])
+            end_ns = self._end_ns if self._ends is None else self._ends[self._passed]
             self._version += 1
             self._end_ns = end_ns - self._queue.now  # what is left of it
             self._ends = None
