@@ -1,6 +1,6 @@
 """Steady decode steps that are passed over leave the same world as steps that are simulated one by one."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.core.workload import WorkloadRow
@@ -30,6 +30,7 @@ faults_of = st.lists(
 )
 
 
+@settings(max_examples=settings().max_examples // 3)
 @given(
     rows=rows_of,
     faults=faults_of,

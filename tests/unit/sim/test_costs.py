@@ -70,6 +70,14 @@ def test_the_analytic_cost_meets_what_was_measured_of_opt_13b(tokens: int) -> No
         assert ms(analytic, decodes(rows, context)) == pytest.approx(ms(measured, decodes(rows, context)), rel=0.10)
 
 
+@pytest.mark.parametrize("tp", [2, 4])
+def test_analytic_tensor_parallelism_is_somewhat_too_fast(tp: int) -> None:
+    """What was measured has launches and synchronisation that no datasheet tells of; LOG.md names the gap."""
+    analytic, measured = Roofline(OPT, A100, tp), opt_13b_a100(tp)
+    shapes = [prompt(512), prompt(2048), *(decodes(rows, 500) for rows in (1, 16, 64, 128))]
+    assert all(0.55 < ms(analytic, shape) / ms(measured, shape) < 0.9 for shape in shapes)
+
+
 def test_analytic_costs_move_with_the_hardware() -> None:
     base = Roofline(OPT, A100)
     faster_memory = Roofline(OPT, replace(A100, bytes_per_s=2 * A100.bytes_per_s))
