@@ -106,14 +106,15 @@ def test_the_same_seed_gives_the_same_bytes_under_any_hash_seed() -> None:
 @pytest.mark.parametrize("faults", [(), some_faults()], ids=["calm", "faults"])
 def test_recorded_decisions_replay_exactly(faults: tuple[object, ...]) -> None:
     logs: dict[str, io.StringIO] = defaultdict(io.StringIO)
-    simulated(poisson(25, 5), record=lambda name: logs[name].write, faults=faults, check=False)
+    rows = poisson(20, 5, output=120)  # a state of few blocks is soon compared
+    simulated(rows, pools(blocks=400), record=lambda name: logs[name].write, faults=faults, check=False)
     assert {"door", "prefill-0.1", "decode-1.1"} <= logs.keys()
     decisions = 0
     for name, log in logs.items():
         result = replay(io.StringIO(log.getvalue()), build_machine)
         assert result.mismatch is None, (name, result.mismatch)
         decisions += result.decisions
-    assert decisions > 1000
+    assert decisions > 700
     lines = logs["decode-0.1"].getvalue().splitlines(keepends=True)
     place = next(index for index, line in enumerate(lines) if '"_":"Offer"' in line)
     changed = [*lines[:place], lines[place].replace('"num_tokens":', '"num_tokens":1'), *lines[place + 1 :]]
