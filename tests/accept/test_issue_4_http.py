@@ -138,7 +138,8 @@ def test_an_end_stops_its_steps_and_frees_its_blocks(cluster: Cluster, name: str
         cluster.wait_idle(10)
         timeout_s = took_s / 2 if stage.after_tokens == 0 else took_s + 0.02
         with streaming(cluster, request_id, prompt, timeout_s) as lines:
-            assert any('"timeout_error"' in line for line in lines)
+            told = list(lines)
+        assert any('"timeout_error"' in line for line in told), told
     cluster.wait_idle(3.0)
     ended, last = ended_and_last_step(cluster.folder / "decisions", request_id)
     after = None if last is None else (last - ended) / NS_PER_MS
