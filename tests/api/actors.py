@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -97,7 +98,7 @@ class EchoWorker:
         while mine == self.openings:  # a newer opening ends an older one
             outputs, self.outputs = tuple(self.outputs), []
             self.sequence += 1
-            yield pack(StreamItem("s", self.sequence, 2_000_000, self.worker, os.getpid(), self.report(), outputs))
+            yield pack(StreamItem("s", self.sequence, time.monotonic_ns(), self.worker, os.getpid(), self.report(), outputs))
             self.news.clear()
             try:
                 await asyncio.wait_for(self.news.wait(), 0.05)
@@ -116,7 +117,7 @@ class EchoWorker:
                 request.attempt,
                 0,
                 request.prompt[:1],
-                marks=(Mark(MarkKind.FIRST_TOKEN, 1_000_000),),
+                marks=(Mark(MarkKind.FIRST_TOKEN, time.monotonic_ns()),),
             )
         )
         assert request.handoff_to is not None

@@ -20,6 +20,7 @@ from services.core.actions import (
     WorkerLost,
     WorkerReport,
 )
+from services.core.clock import NS_PER_S
 from services.core.errors import UnavailableError
 from services.core.request import FinishReason, Request, WorkerRef
 from services.core.timeline import Mark, MarkKind
@@ -117,6 +118,11 @@ class FakeWorkers:
     age_ns: int = 0
     answers: set[asyncio.Task[None]] = field(default_factory=set)
 
+    def now_ns(self) -> int:
+        """The workers' clock, which is not the front door's."""
+        assert self.performer is not None
+        return self.performer._clock.now_ns() + NS_PER_S
+
     async def submit(self, to: WorkerRef, dispatch_sequence: int, request: Request, budget_ms: int | None) -> None:
         """Take a request, or fail as its name says."""
         self.submitted.append((to, dispatch_sequence, request, budget_ms))
@@ -152,7 +158,7 @@ class FakeWorkers:
         else:
             self.say(DECODE, RequestOutput(name, 1, 1, ids[1:], FinishReason.STOP))
             await asyncio.sleep(0)
-            mark = Mark(MarkKind.FIRST_TOKEN, at_ns=0)
+            mark = Mark(MarkKind.FIRST_TOKEN, self.now_ns() - self.age_ns)
             self.say(PREFILL, RequestOutput(name, 1, 0, ids[:1], cached_tokens=16, marks=(mark,)))
 
     async def step(self, request: Request) -> None:
@@ -164,10 +170,10 @@ class FakeWorkers:
             await asyncio.sleep(0)
 
     def say(self, worker: WorkerRef, *outputs: RequestOutput) -> None:
-        """One item of a worker's stream; its marks are stamped 0."""
+        """One item of a worker's stream."""
         assert self.performer is not None
         self.sequence += 1
-        item = StreamItem("s", self.sequence, self.age_ns, worker, worker.incarnation, None, outputs)
+        item = StreamItem("s", self.sequence, self.now_ns(), worker, worker.incarnation, None, outputs)
         self.performer.receive(item)
 
     def report(self, *workers: WorkerRef, draining: bool = False) -> None:
@@ -176,4 +182,4 @@ class FakeWorkers:
         for worker in workers:
             self.sequence += 1
             found = report_of(worker, self.sequence, draining)
-            self.performer.receive(StreamItem("s", self.sequence, 0, worker, worker.incarnation, found, ()))
+            self.performer.receive(StreamItem("s", self.sequence, self.now_ns(), worker, worker.incarnation, found, ()))
