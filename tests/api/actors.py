@@ -98,7 +98,9 @@ class EchoWorker:
         while mine == self.openings:  # a newer opening ends an older one
             outputs, self.outputs = tuple(self.outputs), []
             self.sequence += 1
-            yield pack(StreamItem("s", self.sequence, time.monotonic_ns(), self.worker, os.getpid(), self.report(), outputs))
+            yield pack(
+                StreamItem("s", self.sequence, time.monotonic_ns(), self.worker, os.getpid(), self.report(), outputs)
+            )
             self.news.clear()
             try:
                 await asyncio.wait_for(self.news.wait(), 0.05)
