@@ -163,14 +163,13 @@ class DecodeInputs:
             return False
         self._slots += 1
         size, opened = self._pool.block_size, []
-        for place, start in enumerate(decodes.starts):
-            if start % size == 0:
-                column, table = start // size, decodes.block_tables[place]
-                if column >= len(table) or not 0 <= table[column] < self._pool.num_blocks:
-                    return False  # which will be refused
-                pages = self._sides + table[column] * self._pool.num_kv_heads
-                self._slots[place] = pages.reshape(-1) * size
-                opened.append((place, column, pages))
+        for place in np.flatnonzero(self._positions % size == 0).tolist():
+            column, table = decodes.starts[place] // size, decodes.block_tables[place]
+            if column >= len(table) or not 0 <= table[column] < self._pool.num_blocks:
+                return False  # which will be refused
+            pages = self._sides + table[column] * self._pool.num_kv_heads
+            self._slots[place] = pages.reshape(-1) * size
+            opened.append((place, column, pages))
         return self._plan is None or self._plan.advance(opened)
 
     def _refresh(self, decodes: Decodes) -> None:
