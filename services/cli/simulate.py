@@ -80,9 +80,9 @@ def simulate(output: Output, config: ClusterConfig, options: SimulateOptions) ->
         shared_cores=options.cores, nvlink=sim.machines.nvlink, faults=faults, timelines=options.chrome
     )
     cluster = SimCluster(config, pools, sim, run_options)
-    rows = list(_rows(options))
+    total = sum(1 for _ in _rows(options))  # read twice, so that no trace is too long for the memory
     with output.progress() as steps:
-        target = _Target(cluster, rows, steps)
+        target = _Target(cluster, _rows(options), total, steps)
         report = replay_simulated(_run_of(options, faults, [describe(pool) for pool in pools]), target)
     found = cluster.outcome()
     _write(options, report, found)
@@ -110,18 +110,17 @@ def sim_config(options: SimulateOptions) -> SimConfig:
 class _Target:
     """The simulated cluster as a target of the load generator; the schedule is the workload that it was made with."""
 
-    def __init__(self, cluster: SimCluster, rows: Sequence[WorkloadRow], steps: Steps) -> None:
-        self._cluster, self._rows, self._steps = cluster, rows, steps
+    def __init__(self, cluster: SimCluster, rows: Iterable[WorkloadRow], total: int, steps: Steps) -> None:
+        self._cluster, self._rows, self._total, self._steps = cluster, rows, total, steps
 
     def run(self, requests: Iterable[ScheduledRequest]) -> Iterator[RequestSample]:
         """Samples in order of their ends; rows stand for the schedule, whose prompts nobody would read."""
         self._steps.begin("simulating")
-        total = max(1, len(self._rows))
         for count, sample in enumerate(self._cluster.samples(self._rows), start=1):
             if count % 64 == 0:
-                self._steps.say(f"{count} of {total} requests", count / total)
+                self._steps.say(f"{count} of {self._total} requests", count / self._total)
             yield sample
-        self._steps.done(f"{total} requests")
+        self._steps.done(f"{self._total} requests")
 
 
 def _run_of(options: SimulateOptions, faults: Sequence[Fault], pools: Sequence[str]) -> Run:
