@@ -11,6 +11,7 @@ HTTP_PORT ?=
 GRPC_PORT ?=
 ISSUE ?=
 REPLAY_ARGS ?=
+PEERS_ARGS ?=
 PYTEST_ARGS ?=
 
 VENV := .venv
@@ -23,7 +24,7 @@ PYTEST := $(BIN)/python -m pytest -q --durations=10
 # Two processes: one runs the tests that start clusters, which mostly wait, and the other one all the rest.
 SIDE_BY_SIDE := -n 2 --dist loadgroup
 
-.PHONY: help setup serve replay test accept bench proto baseline docs fmt lint types layers clean
+.PHONY: help setup serve replay peers test accept bench proto baseline docs fmt lint types layers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +71,9 @@ replay: setup ## Replay ten minutes of a bursty trace against the cluster of `ma
 	$(BIN)/loadgen replay --target grpc://127.0.0.1:$(or $(GRPC_PORT),50051) \
 	  --trace loadgen/samples/azure_2023_code_bursts.csv --window-s 600 --rate 1 --length-scale 0.03125 \
 	  --output-scale 0.5 --max-output-tokens 16 --disconnect-share 0.02 --slo-ttft-ms 3000 --slo-tpot-ms 400 $(REPLAY_ARGS)
+
+peers: setup ## Optional: replay a small trace against llama.cpp from PyPI, in .venv-peers, and a cluster; compare
+	@$(BIN)/python deploy/peers/compare.py $(PEERS_ARGS)
 
 test: setup lint types ## What CI runs: lint, types, layers and every test but accept and bench
 	$(PYTEST) $(SIDE_BY_SIDE) $(PYTEST_ARGS)

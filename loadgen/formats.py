@@ -123,11 +123,14 @@ def block_id(scope: str, number_in_scope: int) -> int:
 
 
 def burstgpt(record: Record) -> Fields:
-    """BurstGPT, 6 and 8 columns; no output tokens means that the request failed."""
+    """BurstGPT, 6 and 8 columns.
+
+    No response tokens means that the request failed; of such a one the prompt's length may be unknown too, and 0.
+    """
     output = number(record, "Response tokens")
     kind = str(record.get("Log Type") or "")
     return time_ns(record, "Timestamp", NS_PER_S), {
-        "input_tokens": number(record, "Request tokens", 1),
+        "input_tokens": number(record, "Request tokens", 1 if output else 0),
         "output_tokens": output,
         "session": str(record.get("Session ID") or "").strip(),
         "category": kind.lower().removesuffix(" log").strip(),
@@ -212,7 +215,8 @@ def generic(record: Record) -> Fields:
             raise BadRow("unknown field")
         if type(value) is not GENERIC_FIELDS[name] or (isinstance(value, int) and value < 0):
             raise BadRow(f"bad {name}")
-    fields["input_tokens"], fields["output_tokens"] = number(record, "input_tokens", 1), number(record, "output_tokens")
+    fields["input_tokens"] = number(record, "input_tokens", 0 if record.get("failed") else 1)
+    fields["output_tokens"] = number(record, "output_tokens")
     fields["prefix"], fields["think_s"] = tuple(fields.get("prefix", ())), seconds(record, "think_s")
     if not all(type(each) is int for each in fields["prefix"]):
         raise BadRow("bad prefix")

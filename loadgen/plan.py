@@ -22,8 +22,8 @@ from services.core.workload import WorkloadRow
 
 PromptSource = Callable[[WorkloadRow, str], Prompt]
 """Makes a row's prompt; the text names what is the row's alone, after its shared blocks."""
-FAILED_OUTPUT_TOKENS = 128
-"""Asked for where the trace knows no length because the request failed, before scale and bound."""
+FAILED_TOKENS = 128
+"""Of a prompt or an output whose length the trace does not know because the request failed, before scale and bound."""
 COARSE = 0.1
 """A scale that whole tokens a block miss by more than this share is told."""
 DISCONNECT, LEAVE_OUT = "disconnect", "leave-out"
@@ -76,7 +76,11 @@ class Lengths:
             if abs(block / row.prefix_block_tokens - self.scale) > COARSE * self.scale:
                 changes[f"prompts {block / row.prefix_block_tokens:.3g} times as long: blocks are whole tokens"] += 1
         else:
-            tokens = max(1, round(row.input_tokens * self.scale))
+            known = row.input_tokens
+            if row.failed and not known:
+                changes["prompts of failed requests, whose length the trace does not know"] += 1
+                known = FAILED_TOKENS
+            tokens = max(1, round(known * self.scale))
         if self.max_input_tokens is not None and tokens > self.max_input_tokens:
             changes[f"prompts cut to {self.max_input_tokens} tokens"] += 1
             tokens = self.max_input_tokens
@@ -85,7 +89,7 @@ class Lengths:
         wanted = row.output_tokens
         if row.failed and not wanted:
             changes["outputs of failed requests, whose length the trace does not know"] += 1
-            wanted = FAILED_OUTPUT_TOKENS
+            wanted = FAILED_TOKENS
         elif not wanted:
             changes["outputs of 0 tokens raised to 1"] += 1
         outputs = max(1, round(wanted * self.output_scale))

@@ -91,8 +91,10 @@ def survey(rows: Iterable[WorkloadRow]) -> Survey:
     models: Counter[str] = Counter()
     for row in rows:
         arrivals.append(row.arrival_s)
-        inputs.append(row.input_tokens)
-        outputs.append(row.output_tokens)
+        if row.input_tokens or not row.failed:  # 0 of a failed request is no length
+            inputs.append(row.input_tokens)
+        if row.output_tokens or not row.failed:
+            outputs.append(row.output_tokens)
         found.failed += row.failed
         found.images += row.images
         sessions[row.session] += 1
@@ -108,7 +110,7 @@ def survey(rows: Iterable[WorkloadRow]) -> Survey:
     found.categories, found.models = _named(categories), _named(models)
     found.block_hits = tree.hit_rate if tree.blocks else None
     if arrivals:
-        found.input_tokens, found.output_tokens = _lengths(inputs), _lengths(outputs)
+        found.input_tokens, found.output_tokens = _lengths(inputs or [0]), _lengths(outputs or [0])
         _arrivals(found, np.array(arrivals))
     return found
 

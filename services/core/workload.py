@@ -11,7 +11,7 @@ class WorkloadRow:
 
     Attributes:
         arrival_s: since the trace's first row; rows of a trace come in this order.
-        input_tokens: length of the prompt.
+        input_tokens: length of the prompt; 0 where the request failed and the trace does not know it.
         output_tokens: length of the output; 0 where the request failed.
         session: conversation that it is a turn of; "" where the trace knows none.
         turn: place in its session, from 0.

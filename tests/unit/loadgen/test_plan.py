@@ -68,12 +68,13 @@ def test_cuts_are_counted_and_keep_the_beginning() -> None:
     changes: Counter[str] = Counter()
     row = Lengths(1, 0.5, 600, 20).fit(WorkloadRow(0.0, 1100, 100, prefix=(1, 2, 3), prefix_block_tokens=512), changes)
     assert (row.input_tokens, row.output_tokens, row.prefix) == (600, 20, (1, 2))
-    failed = Lengths(1, 0.5).fit(WorkloadRow(0.0, 10, 0, failed=True), changes)
+    failed = Lengths(0.25, 0.5).fit(WorkloadRow(0.0, 0, 0, failed=True), changes)
     assert Lengths().fit(WorkloadRow(0.0, 10, 0), changes).output_tokens == 1
-    assert failed.output_tokens == 64
+    assert (failed.input_tokens, failed.output_tokens) == (32, 64)
     assert dict(changes) == {
         "prompts cut to 600 tokens": 1,
         "outputs cut to 20 tokens": 1,
+        "prompts of failed requests, whose length the trace does not know": 1,
         "outputs of failed requests, whose length the trace does not know": 1,
         "outputs of 0 tokens raised to 1": 1,
     }

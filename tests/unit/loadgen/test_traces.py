@@ -18,6 +18,7 @@ BURST_6 = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Typ
 5,ChatGPT,472,18,490,Conversation log
 45,ChatGPT,1087,0,1087,API log
 45,GPT-4,417,276,693,API log
+49,GPT-4,0,0,0,API log
 """
 BURST_8 = """Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type
 19440110.25,7,3.5,ChatGPT,472,18,490,Conversation log
@@ -43,8 +44,10 @@ def test_burstgpt_of_both_schemas_is_read_by_name(tmp_path: Path) -> None:
         (0.0, 472, 18, False),
         (40.0, 1087, 0, True),
         (40.0, 417, 276, False),
+        (44.0, 0, 0, True),  # a failure whose prompt is not known either, and no bad row
     ]
-    assert [r.category for r in rows] == ["conversation", "api", "api"]
+    assert six.summary() == "4 rows read, 4 kept"
+    assert [r.category for r in rows] == ["conversation", "api", "api", "api"]
     rows = list(eight)
     assert [(r.arrival_s, r.input_tokens, r.session, r.turn) for r in rows] == [
         (0.0, 472, "7", 0),
@@ -203,6 +206,7 @@ def test_rows_that_were_made_are_read_back_as_they_were(tmp_path: Path) -> None:
     rows = [
         WorkloadRow(0.0, 10, 5),
         WorkloadRow(0.123457, 10, 0, category="api", model="GPT-4", failed=True),
+        WorkloadRow(0.2, 0, 0, failed=True),
         WorkloadRow(1.5, 40, 7, "s", 2, 0.5, (3, 4, 5), 16, 1, "t"),
     ]
     text = lines(*(generic_record(row) for row in rows), {**generic_record(rows[0]), "arrival_s": 2, "prompt": "Hi"})
