@@ -5,6 +5,7 @@ A column costs 8 bytes a request, so a million requests take about 150 MB; the s
 
 from __future__ import annotations
 
+import heapq
 import math
 from array import array
 from collections import Counter
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from services.core.report import (
     SCHEMA,
+    Bar,
     Dispersion,
     Failure,
     Floats,
@@ -27,6 +29,7 @@ from services.core.report import (
     Point,
     Report,
     Series,
+    Waterfall,
     distribution,
     proportion,
 )
@@ -37,6 +40,7 @@ NS_PER_S = 1e9
 WINDOWS_S = (1, 3, 10, 30, 60, 100, 300)
 LONGEST_SERIES = 600
 SCATTER_POINTS = 2000
+SLOWEST = 30
 LARGEST_GROUPS = 30
 ACHIEVED_AT_LEAST = 0.99
 COLUMNS = ("intended", "sent", "end", "ttft", "ttft_sent", "tpot", "e2e", "e2e_sent", "lag", "judged", "met")
@@ -106,6 +110,7 @@ class Tally:
         self._ends: Counter[tuple[str, str]] = Counter()
         self._phases: dict[str, array[float]] = {}
         self._totals: Counter[str] = Counter()
+        self._slowest: list[tuple[float, int, Waterfall]] = []  # a heap
 
     def add(self, sample: RequestSample) -> None:
         """Count one request."""
@@ -133,6 +138,11 @@ class Tally:
             self._groups[by].append(self._names[by].setdefault(label or "(none)", len(self._names[by])))
         for name, value in sample.phases_ms.items():
             self._phases.setdefault(name, array("d")).append(value)
+        if sample.phase_starts_ms:
+            found = waterfall(sample)
+            heapq.heappush(self._slowest, (found.e2e_ms, found.index, found))
+            if len(self._slowest) > SLOWEST:
+                heapq.heappop(self._slowest)
         if not ok:
             self._ends[(sample.outcome.value, sample.reason)] += 1
         self._totals["ok"] += ok
@@ -192,6 +202,7 @@ class Tally:
                 if (found := distribution(_array(values), random)) is not None
             ),
             generator=generator_truth(columns, facts, duration_s, random),
+            slowest=tuple(found for _, _, found in sorted(self._slowest, reverse=True)),
         )
 
     def _latency(self, columns: Mapping[str, Floats], random: np.random.Generator) -> Latency:
@@ -220,6 +231,13 @@ class Tally:
                 share = proportion(met, judged, random)
                 found.append(Group(by, name, judged, met, share, met * per_second, ttft, tpot))
         return tuple(found)
+
+
+def waterfall(sample: RequestSample) -> Waterfall:
+    """The phases of a sample whose server told when they began."""
+    lengths = sample.phases_ms
+    bars = tuple(Bar(name, start, lengths[name]) for name, start in sample.phase_starts_ms.items())
+    return Waterfall(sample.index, sample.ttft_ms(intended=False), sample.e2e_ms(intended=False), bars)
 
 
 def _array(column: array[float] | array[int]) -> Floats:

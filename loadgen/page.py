@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from loadgen.compare import METRICS, Table, compare_tables, report_tables, slo_text
-from services.core.report import Report
+from services.core.report import Report, Waterfall
 
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
 STYLE = """
@@ -44,7 +44,7 @@ def page(reports: Sequence[Report], names: Sequence[str], curve: Sequence[Goodpu
     several = len(reports) > 1
     tables = compare_tables(reports, names) if several else report_tables(reports[0])
     figures = [goodput_curve(curve)] if curve else []
-    for draw in (arrival_curve, dispersion, latency_over_time, slo_scatter, cumulative, waterfall):
+    for draw in (arrival_curve, dispersion, latency_over_time, slo_scatter, cumulative, phase_means, waterfall):
         figures.append(draw(reports, names))
     title = " against ".join(names) if several else names[0]
     parts = [f"<h1>{html.escape(title)}</h1>", *(_verdict(*each) for each in zip(reports, names, strict=True))]
@@ -169,7 +169,7 @@ def cumulative(reports: Sequence[Report], names: Sequence[str]) -> go.Figure:
     return figure
 
 
-def waterfall(reports: Sequence[Report], names: Sequence[str]) -> go.Figure | None:
+def phase_means(reports: Sequence[Report], names: Sequence[str]) -> go.Figure | None:
     """Where a request's time goes on the server, mean of all requests, one bar for each run."""
     if not any(report.phases for report in reports):
         return None
@@ -179,6 +179,43 @@ def waterfall(reports: Sequence[Report], names: Sequence[str]) -> go.Figure | No
         means = [next((each.ms.mean for each in report.phases if each.name == phase), math.nan) for report in reports]
         figure.add_bar(y=list(names), x=means, name=phase, orientation="h")
     return figure
+
+
+def waterfall(reports: Sequence[Report], names: Sequence[str]) -> go.Figure | None:
+    """When the phases of the slowest requests began and ended, a line for each request, the slowest on top.
+
+    Of one run: lines of several do not belong together. Phases may overlap: an early hand-off begins within prefill.
+    """
+    slowest = reports[0].slowest
+    if len(reports) > 1 or not slowest:
+        return None
+    title = f"Waterfall of the {len(slowest)} slowest requests: phases on the server"
+    figure = _figure(title, "ms since it was received", "", barmode="overlay", bargap=0.25)
+    for phase in dict.fromkeys(bar.name for each in slowest for bar in each.bars):
+        found = [(_label(each), bar) for each in slowest for bar in each.bars if bar.name == phase]
+        bars = [bar for _, bar in found]
+        figure.add_bar(
+            y=[label for label, _ in found],
+            base=[bar.start_ms for bar in bars],
+            x=[bar.ms for bar in bars],
+            name=phase,
+            orientation="h",
+            opacity=0.85,
+        )
+    for name, symbol, times in (
+        ("client has the first token", "diamond", [each.ttft_ms for each in slowest]),
+        ("client has the last", "line-ns-open", [each.e2e_ms for each in slowest]),
+    ):
+        marker = {"symbol": symbol, "color": "#111827", "size": 8}
+        figure.add_scatter(y=[_label(each) for each in slowest], x=times, mode="markers", name=name, marker=marker)
+    order = [_label(each) for each in reversed(slowest)]
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=order)
+    figure.update_layout(height=max(380, 140 + 18 * len(slowest)))
+    return figure
+
+
+def _label(found: Waterfall) -> str:
+    return f"#{found.index}"
 
 
 def goodput_curve(curve: Sequence[GoodputPoint]) -> go.Figure:

@@ -45,6 +45,7 @@ class Reading:
     cached_tokens: int = 0
     gaps_us: list[int] = field(default_factory=list)
     phases_ms: dict[str, float] = field(default_factory=dict)
+    phase_starts_ms: dict[str, float] = field(default_factory=dict)
 
     def add(self, tokens: int) -> None:
         """Some tokens have just been read."""
@@ -78,17 +79,22 @@ PHASES = (
 )
 """Phase, and the marks of `core/timeline.py` that it lies between."""
 
+TIMINGS = (("prefill", "prompt_ms"), ("decode", "predicted_ms"))
+"""Phase, and its name in the `timings` of llama.cpp's server."""
 
-def phases_of(events: Iterable[tuple[str, int]]) -> dict[str, float]:
-    """Milliseconds in each phase of a timeline of (mark, offset in microseconds); only phases with both marks."""
+
+def phases_of(events: Iterable[tuple[str, int]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Milliseconds in each phase of a timeline of (mark, offset in microseconds), and when each began.
+
+    Only phases with both marks; beginnings are counted from the timeline's first mark.
+    """
     marks: dict[str, int] = {}
     for name, offset_us in events:
         marks.setdefault(name, offset_us)
-    return {
-        phase: max(0, marks[end] - marks[start]) / 1000
-        for phase, start, end in PHASES
-        if start in marks and end in marks
-    }
+    zero = min(marks.values(), default=0)
+    known = [each for each in PHASES if each[1] in marks and each[2] in marks]
+    lengths = {phase: max(0, marks[end] - marks[start]) / 1000 for phase, start, end in known}
+    return lengths, {phase: (marks[start] - zero) / 1000 for phase, start, _ in known}
 
 
 class EventStream:
@@ -99,6 +105,7 @@ class EventStream:
         finished: a finish_reason came.
         output_tokens: as `usage` says; 0 while it has not come.
         cached_tokens: as `usage` says.
+        phases_ms: prefill and decode, where the server tells them in llama.cpp's `timings`.
         problem: an error event, or a line that is no JSON.
     """
 
@@ -106,6 +113,7 @@ class EventStream:
         self._rest = b""
         self.done = self.finished = False
         self.output_tokens = self.cached_tokens = 0
+        self.phases_ms: dict[str, float] = {}
         self.problem: Ending | None = None
 
     def feed(self, chunk: bytes) -> int:
@@ -130,11 +138,13 @@ class EventStream:
     def _message(self, message: dict[str, Any]) -> bool:
         if "error" in message:
             error = message["error"]
-            self.problem = Ending(Outcome.ERROR, str(error.get("code") or error.get("type")), str(error.get("message")))
+            self.problem = Ending(Outcome.ERROR, error_name(error), str(error.get("message")))
             return False
         usage = message.get("usage") or {}
         self.output_tokens = usage.get("completion_tokens") or self.output_tokens
         self.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or self.cached_tokens
+        timings = message.get("timings") or {}
+        self.phases_ms |= {name: float(timings[key]) for name, key in TIMINGS if key in timings}
         has_text = False
         for choice in message.get("choices") or ():
             delta = choice.get("delta") or choice
@@ -143,12 +153,18 @@ class EventStream:
         return has_text
 
 
+def error_name(error: dict[str, Any]) -> str:
+    """The stable name in an OpenAI error body; servers that repeat the status as `code` name it in `type`."""
+    code = error.get("code")
+    return str(code if code and not isinstance(code, int) else error.get("type") or code or "")
+
+
 def http_ending(status: int, body: str) -> Ending:
     """What a status that is not 200 means; OpenAI's error body names the reason."""
     reason, message = f"HTTP_{status}", body[:300]
     try:
         error = json.loads(body)["error"]
-        reason, message = f"HTTP_{status} {error.get('code') or ''}".strip(), str(error["message"])
+        reason, message = f"HTTP_{status} {error_name(error)}".strip(), str(error["message"])
     except (ValueError, TypeError, KeyError, AttributeError):
         pass  # not OpenAI's form; the text itself is the message
     return Ending(Outcome.REJECTED if status == 429 else Outcome.ERROR, reason, message)

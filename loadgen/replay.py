@@ -238,6 +238,7 @@ class Replayer:
             cached_tokens=reading.cached_tokens,
             gaps_us=tuple(reading.gaps_us),
             phases_ms=reading.phases_ms,
+            phase_starts_ms=reading.phase_starts_ms,
         )
         self.progress.add(sample, ending, self._slo)
         self._sink(sample)

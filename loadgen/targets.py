@@ -148,7 +148,7 @@ class GrpcTarget:
                         return Ending(Outcome.DISCONNECTED)
                 elif kind == "finished":
                     marks = ((event.name, event.offset_us) for event in message.finished.timeline)
-                    reading.phases_ms = phases_of(marks)
+                    reading.phases_ms, reading.phase_starts_ms = phases_of(marks)
                     finished = True
                 elif kind == "usage":
                     reading.cached_tokens = message.usage.cached_tokens
@@ -268,7 +268,7 @@ class HttpTarget:
             if ask.read_delay_s:
                 await asyncio.sleep(ask.read_delay_s)
         reading.tokens = stream.output_tokens or reading.tokens
-        reading.cached_tokens = stream.cached_tokens
+        reading.cached_tokens, reading.phases_ms = stream.cached_tokens, stream.phases_ms
         if not (stream.done or stream.finished):
             return Ending(Outcome.TRUNCATED, "NO_FINISH", "the stream ended without a finish_reason and without [DONE]")
         return OK

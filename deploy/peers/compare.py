@@ -33,7 +33,7 @@ STOP_TIMEOUT_S = 60
 LAST_WORDS_S = 30
 SLOTS, CONTEXT_TOKENS = 4, 2048
 GENERATOR_LIMITED = 1  # exit status of `loadgen replay` whose numbers do not hold
-TRACE = ROOT / "loadgen" / "samples" / "azure_2023_code_bursts.csv"
+TRACE = ROOT / "loadgen" / "samples" / "azure_2023_conv.csv"
 
 
 class StepError(Exception):
@@ -45,8 +45,8 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make peers PEERS_ARGS='...'", description=__doc__)
     parser.add_argument("--peer", metavar="URL", help="compare with this running OpenAI server; installs none")
     parser.add_argument("--out", type=Path, default=ROOT / "peers-run", help="folder of both runs (default: peers-run)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of the trace's window")
-    parser.add_argument("--rate", type=float, default=0.5, help="of the window, requests per second")
+    parser.add_argument("--window-s", type=float, default=15.0, help="how much of the trace is sent (default: 15)")
+    parser.add_argument("--speed", type=float, default=0.25, help="so many times as fast as the trace (default: 0.25)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of llama.cpp")
     return parser.parse_args()
 
@@ -169,8 +169,19 @@ def replay(url: str, folder: Path, given: argparse.Namespace) -> bool:
         StepError: it could not be done.
     """
     say(f"replaying against {url}")
-    shape = ("--window-s", given.seconds, "--rate", given.rate, "--length-scale", 0.03125)
-    lengths = ("--output-scale", 0.5, "--max-output-tokens", 16, "--slo-ttft-ms", 3000, "--slo-tpot-ms", 400)
+    shape = ("--start-s", 0, "--window-s", given.window_s, "--scale", given.speed)
+    lengths = (
+        "--length-scale",
+        0.03125,
+        "--output-scale",
+        0.5,
+        "--max-output-tokens",
+        16,
+        "--slo-ttft-ms",
+        3000,
+        "--slo-tpot-ms",
+        400,
+    )
     code = loadgen("replay", "--trace", TRACE, "-t", url, "-o", folder, *shape, *lengths)
     if code and not (code == GENERATOR_LIMITED and (folder / "report.json").exists()):
         raise StepError(f"`loadgen replay` against {url} ended with {code}; see above, and the logs in {folder.parent}")
@@ -210,7 +221,7 @@ def peers(given: argparse.Namespace) -> int:
     if given.peer is None:
         say("both served the same weights: llama.cpp as Q4_1, Triptych dequantised from it")
     if not all(held):
-        say("the generator was the bottleneck of a run, so its numbers do not hold; try an idle machine or --rate 0.2")
+        say("the generator was the bottleneck, so the numbers do not hold; try an idle machine or a lower --speed")
     return 0 if all(held) else GENERATOR_LIMITED
 
 

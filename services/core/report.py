@@ -131,6 +131,32 @@ class Phase:
 
 
 @dataclass(frozen=True, slots=True)
+class Bar:
+    """One phase of one request in the waterfall: when it began after the request was received, and how long it was."""
+
+    name: str
+    start_ms: float
+    ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Waterfall:
+    """Where the time of one request went, as the server tells it.
+
+    Attributes:
+        index: place in the schedule.
+        ttft_ms: when its client read the first token, from the actual send time; None without one.
+        e2e_ms: when its stream ended, from there too.
+        bars: its phases.
+    """
+
+    index: int
+    ttft_ms: float | None
+    e2e_ms: float
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class GeneratorTruth:
     """What the generator says about itself.
 
@@ -192,6 +218,8 @@ class Report:
     scatter: tuple[Point, ...]
     phases: tuple[Phase, ...]
     generator: GeneratorTruth
+    slowest: tuple[Waterfall, ...] = ()
+    """Slowest first; only of a server that tells when phases began. Reports before it had none."""
 
 
 # ------------------------------------------------------------------ statistics
@@ -283,7 +311,7 @@ def _build(kind: Any, data: Any) -> Any:
         return tuple(_build(args[0], each) for each in data)
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
-        return kind(**{name: _build(hint, data[name]) for name, hint in hints.items()})  # type: ignore[operator]
+        return kind(**{name: _build(hint, data[name]) for name, hint in hints.items() if name in data})  # type: ignore[operator]
     if not isinstance(data, (int, float) if kind is float else kind):
         raise TypeError(f"{data!r} is no {kind.__name__}")
     return data

@@ -54,6 +54,7 @@ class RequestSample:
         reason: stable label of a failure (`HTTP_500`), empty when there was none.
         fault: what the schedule planned for the client to do wrong; empty for nothing.
         phases_ms: milliseconds that the server says it spent in each phase.
+        phase_starts_ms: when each of them began, from the moment at which the server received the request.
     """
 
     index: int
@@ -75,6 +76,7 @@ class RequestSample:
     cached_tokens: int = 0
     gaps_us: tuple[int, ...] = ()
     phases_ms: Mapping[str, float] = field(default_factory=dict)
+    phase_starts_ms: Mapping[str, float] = field(default_factory=dict)
 
     def ttft_ms(self, *, intended: bool = True) -> float | None:
         """Time to the first token from the intended, else from the actual, send time."""
@@ -100,7 +102,8 @@ class RequestSample:
     def to_json(self) -> dict[str, Any]:
         """One JSON object, the inverse of `sample_from_json`."""
         row = {name: getattr(self, name) for name in self.__slots__}
-        return row | {"outcome": self.outcome.value, "gaps_us": list(self.gaps_us), "phases_ms": dict(self.phases_ms)}
+        phases = {"phases_ms": dict(self.phases_ms), "phase_starts_ms": dict(self.phase_starts_ms)}
+        return row | {"outcome": self.outcome.value, "gaps_us": list(self.gaps_us), **phases}
 
 
 def sample_from_json(row: Mapping[str, Any]) -> RequestSample:

@@ -20,7 +20,7 @@ def numbers(length: int, salt: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Steady:
-    """`count` requests at a constant rate; `fields` go into each request."""
+    """`count` requests at a constant rate; the items of `fields` go into one request after the other, in turn."""
 
     count: int
     rate: float
@@ -28,7 +28,7 @@ class Steady:
     output_tokens: int = 16
     turns: int = 1
     think_s: float = 0.01
-    fields: tuple[tuple[str, Any], ...] = ()
+    fields: tuple[dict[str, Any], ...] = ({},)
 
     def __call__(self) -> Iterator[ScheduledRequest]:
         for index in range(self.count):
@@ -45,18 +45,18 @@ class Steady:
                 think_ns=round(self.think_s * NS_PER_S) if turn else None,
                 tenant=f"tenant-{session % 2}",
                 category=("chat", "code")[session % 2],
-                **dict(self.fields),
+                **self.fields[index % len(self.fields)],
             )
 
 
 class SlowGenerator(HttpTarget):
-    """A planted fault: building a request blocks the sending loop for 20 ms."""
+    """A planted fault: building a request blocks the sending loop for 50 ms."""
 
     def prepare(self, ask: Any) -> Any:
-        time.sleep(0.02)
+        time.sleep(0.05)
         return super().prepare(ask)
 
 
 def connect_slowly(spec: TargetSpec, clock: Clock) -> SlowGenerator:
-    """A sending process that cannot keep up above 50 requests a second."""
+    """A sending process that cannot keep up above 20 requests a second."""
     return SlowGenerator(spec, clock)

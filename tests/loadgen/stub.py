@@ -29,14 +29,14 @@ class Behaviour:
     """What is wrong with the server, if anything.
 
     `stall_at` and `stall_s`: everything waits so long when request number `stall_at` comes.
-    `every`: of so many requests one gets `wrong`: 500, 429, half, garbage, slow.
+    `every`: of so many requests one gets something of `wrong`, in turn: 500, 429, half, garbage.
     """
 
     gap_s: float = 0.002
     stall_at: int = -1
     stall_s: float = 0.0
     every: int = 0
-    wrong: str = ""
+    wrong: tuple[str, ...] = ()
 
 
 class Stub(inference_pb2_grpc.InferenceServiceServicer):
@@ -55,13 +55,14 @@ class Stub(inference_pb2_grpc.InferenceServiceServicer):
             self.open.clear()
             asyncio.get_running_loop().call_later(self.behaviour.stall_s, self.open.set)
         await self.open.wait()
-        return self.behaviour.wrong if self.behaviour.every and self.count % self.behaviour.every == 0 else ""
+        turn, rest = divmod(self.count, self.behaviour.every or self.count + 1)
+        return "" if rest else self.behaviour.wrong[(turn - 1) % len(self.behaviour.wrong)]
 
     async def pieces(self, tokens: int, wrong: str) -> AsyncIterator[int]:
         """Sizes of the messages, in time."""
         messages = min(EVENTS, tokens)
         for place in range(messages):
-            await asyncio.sleep(1.0 if wrong == "slow" else self.behaviour.gap_s)
+            await asyncio.sleep(self.behaviour.gap_s)
             await self.open.wait()
             yield tokens * (place + 1) // messages - tokens * place // messages
             if wrong == "half" and place == messages // 2:

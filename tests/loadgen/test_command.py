@@ -39,7 +39,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a run over each door, and a search."""
     folder = tmp_path_factory.mktemp("runs")
     workload = steady(folder)
-    options = ("-w", workload, "--slo-ttft-ms", 5000, "--slo-tpot-ms", 1000, "--max-lag-ms", 10_000)
+    # Bounds that a busy machine keeps too: a late generator rightly ends a search.
+    options = ("-w", workload, "--slo-ttft-ms", 600_000, "--slo-tpot-ms", 60_000, "--max-lag-ms", 600_000)
     with stub_server() as urls:
         for name, url in zip(("http", "grpc"), urls, strict=True):
             ran = loadgen("replay", "-t", url, "-o", folder / name, *options)
@@ -72,6 +73,8 @@ def test_pages_open_in_a_browser_without_a_network_and_without_errors(page: str,
     drawn = len(re.findall(r'class="main-svg"', shown.stdout))
     asked = (runs / page).read_text().count('class="plotly-graph-div"')
     assert asked >= 5 and drawn >= asked
+    if page.startswith("grpc"):
+        assert "Waterfall of the 30 slowest requests" in shown.stdout and ">#39<" in shown.stdout
     html = (runs / page).read_text()
     own = re.sub(r"(<script[^>]*>).*?</script>", r"\1", html, flags=re.DOTALL)  # the plot library's code names its site
     assert not re.search(r'(src|href)="https?://', own)

@@ -28,6 +28,7 @@ SAMPLE = RequestSample(
     outcome=Outcome.OK,
     gaps_us=(10_000,) * 4,
     phases_ms={"queue": 1.5},
+    phase_starts_ms={"queue": 0.5},
 )
 
 

@@ -10,7 +10,7 @@ from loadgen.compare import compare_tables, number, ratio, report_tables
 from loadgen.judge import RunFacts, Tally, bucket, index_of_dispersion
 from loadgen.search import Grid, bisect
 from services.core.errors import ConfigError, FailedPreconditionError
-from services.core.report import Interval, Report, report_from_json, report_to_json
+from services.core.report import Bar, Interval, Report, Waterfall, report_from_json, report_to_json
 from services.core.seeds import numpy_stream
 from services.core.slo import Outcome, RequestSample, Slo
 
@@ -47,6 +47,21 @@ def judged(samples: list[RequestSample], slo: Slo = Slo(100, 20), **facts: objec
     for each in samples:
         tally.add(each)
     return tally.report(RunFacts("test", "nowhere", **facts))
+
+
+def test_the_slowest_requests_keep_when_their_phases_began() -> None:
+    samples = [
+        sample(index, ttft_ms=50 + index, lag_ms=7, phases_ms={"queue": 1.0, "decode": 9.0},
+               phase_starts_ms={"queue": 0.0, "decode": 30.0})
+        for index in range(100)
+    ]  # fmt: skip
+    report = judged([*samples[50:], *samples[:50], sample(100, ttft_ms=9999)])  # the last one tells no phases
+    assert [each.index for each in report.slowest] == list(range(99, 69, -1))
+    assert report.slowest[0] == Waterfall(99, 149.0, 190.0, (Bar("queue", 0.0, 1.0), Bar("decode", 30.0, 9.0)))
+    data = json.loads(json.dumps(report_to_json(report)))
+    assert report_from_json(data, "x") == report
+    del data["slowest"]  # as of a report from before it was there
+    assert report_from_json(data, "x").slowest == ()
 
 
 def test_misses_errors_and_the_unjudged_are_told_apart() -> None:
