@@ -47,7 +47,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=ROOT / "peers-run", help="folder of both runs (default: peers-run)")
     parser.add_argument("--window-s", type=float, default=15.0, help="how much of the trace is sent (default: 15)")
     parser.add_argument("--speed", type=float, default=0.25, help="so many times as fast as the trace (default: 0.25)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of llama.cpp")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="of llama.cpp (default: 2, as of both workers of the default cluster)"
+    )
     return parser.parse_args()
 
 
@@ -235,7 +237,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(128 + signal.SIGTERM))
     try:
         return peers(options())
-    except (StepError, TriptychError) as error:
+    except (StepError, TriptychError, OSError) as error:
         say(str(error), sys.stderr)
         return 1
     except KeyboardInterrupt:
