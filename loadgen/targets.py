@@ -267,6 +267,8 @@ class HttpTarget:
                 return stream.problem
             if ask.read_delay_s:
                 await asyncio.sleep(ask.read_delay_s)
+        if reading.first_ns is None and stream.output_tokens:
+            reading.add(0)  # tokens without any text, as halves of a character are: known only now
         reading.tokens = stream.output_tokens or reading.tokens
         reading.cached_tokens, reading.phases_ms = stream.cached_tokens, stream.phases_ms
         if not (stream.done or stream.finished):
