@@ -189,8 +189,9 @@ def waterfall(reports: Sequence[Report], names: Sequence[str]) -> go.Figure | No
     slowest = reports[0].slowest
     if len(reports) > 1 or not slowest:
         return None
-    title = f"Waterfall of the {len(slowest)} slowest requests: phases on the server"
-    figure = _figure(title, "ms since it was received", "", barmode="overlay", bargap=0.25)
+    title = f"Waterfall of the {len(slowest)} slowest requests"
+    axis = "ms since the server received it; points: since the client sent it"
+    figure = _figure(title, axis, "", barmode="overlay", bargap=0.25)
     for phase in dict.fromkeys(bar.name for each in slowest for bar in each.bars):
         found = [(_label(each), bar) for each in slowest for bar in each.bars if bar.name == phase]
         bars = [bar for _, bar in found]
@@ -210,7 +211,7 @@ def waterfall(reports: Sequence[Report], names: Sequence[str]) -> go.Figure | No
         figure.add_scatter(y=[_label(each) for each in slowest], x=times, mode="markers", name=name, marker=marker)
     order = [_label(each) for each in reversed(slowest)]
     figure.update_yaxes(type="category", categoryorder="array", categoryarray=order)
-    figure.update_layout(height=max(380, 140 + 18 * len(slowest)))
+    figure.update_layout(height=max(380, 140 + 18 * len(slowest)), legend={"y": -0.12})
     return figure
 
 
