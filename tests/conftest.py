@@ -32,7 +32,6 @@ def forbidden(what: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With pytest-xdist: tests of one file run in one process, and all that start clusters one after another in one."""
     for item in items:
