@@ -32,13 +32,6 @@ def forbidden(what: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With pytest-xdist: tests of one file run in one process, and all that start clusters one after another in one."""
-    for item in items:
-        group = "cluster" if item.get_closest_marker("cluster") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(autouse=True)
 def no_outside_world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """In tests/unit and tests/property: no Ray, no sockets, no processes, no sleep, and no first import of torch."""
