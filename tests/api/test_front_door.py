@@ -106,7 +106,7 @@ async def test_prompts_travel_through_two_workers_and_back(rig: Rig) -> None:
     with log.open(encoding="utf-8") as lines:
         replayed = replay(lines, lambda kind, built_from: {"flow": flow_from_header}[kind](built_from))
     assert replayed.mismatch is None
-    assert replayed.decisions > 60  # 22 requests: submitted, their tokens, their ends
+    assert replayed.decisions > 22  # each request's submission is one; tokens and ends of several may come as one event
 
 
 async def test_a_cancel_reaches_both_workers(rig: Rig) -> None:
