@@ -257,7 +257,7 @@ def mixture(clients: dict[str, Sequence[Segment]], seed: int) -> Iterator[tuple[
 def check_segment(segment: Segment) -> None:
     """Raises ConfigError where a segment says what cannot be."""
     if segment.family not in FAMILIES:
-        raise ConfigError("--arrivals", segment.family, f"is not known; use one of {', '.join(FAMILIES)}")
+        raise ConfigError("--family", segment.family, f"is not known; use one of {', '.join(FAMILIES)}")
     if not 0 <= segment.rate < math.inf:
         raise ConfigError("rate", segment.rate, "must be a number of requests per second, 0 or above")
     if segment.family != "poisson" and not 0.01 <= segment.cv <= 100:

@@ -82,7 +82,8 @@ def _latency(report: Report) -> Table:
     rows = []
     for name, pick in METRICS:
         metric = pick(report.latency)
-        for since, found in (("intended", metric.intended), ("actual", metric.sent)):
+        since_both = (("intended", metric.intended), ("actual", metric.sent))
+        for since, found in since_both if metric.sent != metric.intended else (("either", metric.intended),):
             if found is not None:
                 values = (number(found.mean), *(with_interval(get(found)) for _, get in PERCENTILES), number(found.max))
                 rows.append((name, since, *values))

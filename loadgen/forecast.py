@@ -206,7 +206,7 @@ def notes(found: Forecast) -> tuple[str, ...]:
     """What belongs into the report of the run: what to beware of, what was done to the trace, and the oracle."""
     said = list(found.warnings)
     if found.dropped or found.changes:
-        said.append(f"of the trace: {found.trace}; {_counts(found.changes) or 'nothing'} changed")
+        said.append(f"of the trace: {found.trace}; changed: {_counts(found.changes) or 'nothing'}")
     if found.hit_tokens:
         said.append(f"an unbounded exact prefix cache would find {found.token_hit_rate:.2%} of the prompt tokens")
     return tuple(said)

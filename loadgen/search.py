@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadgen.page import GoodputPoint, page
+from loadgen.page import page
+from loadgen.plots import GoodputPoint
 from services.core.errors import ConfigError, FailedPreconditionError
 from services.core.report import Report
 

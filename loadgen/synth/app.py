@@ -53,69 +53,38 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Another one gives anot
 Out = Annotated[Path, typer.Option("--out", "-o", help="File to write; one that is there is replaced.")]
 AsJson = Annotated[bool, typer.Option("--json", help="What was made as one JSON object on stdout.")]
 LENGTH = "A number of tokens, or lognormal:MEDIAN,P90."
-Prompt = Annotated[str, typer.Option("--input-tokens", help=f"Prompts. {LENGTH}")]
-Output = Annotated[str, typer.Option("--output-tokens", help=f"Outputs. {LENGTH}")]
-From = Annotated[
-    Path | None, typer.Option("--lengths-from", help="Draw both lengths from the rows of this trace instead.")
-]
-Cv = Annotated[float, typer.Option("--cv", help="Coefficient of variation of the gaps; above 1 is bursty.")]
-TYPICAL_PROMPT, TYPICAL_OUTPUT = "lognormal:512,2048", "lognormal:128,400"
+TYPICAL_CV = 2.0
+CV = f"Coefficient of variation of gamma and weibull gaps; above 1 is bursty. Default: {TYPICAL_CV:g}."
 
 
 @synth.command()
-def poisson(
+def arrivals(
     rate: Rate,
     duration_s: Duration,
     path: Out,
+    family: Annotated[str, typer.Option("--family", help="Of the gaps: poisson, gamma or weibull.")] = "poisson",
+    cv: Annotated[float | None, typer.Option("--cv", help=CV)] = None,
     seed: Seed = 0,
-    prompt: Prompt = TYPICAL_PROMPT,
-    output: Output = TYPICAL_OUTPUT,
-    lengths_from: From = None,
+    prompt: Annotated[str, typer.Option("--input-tokens", help=f"Prompts. {LENGTH}")] = "lognormal:512,2048",
+    output: Annotated[str, typer.Option("--output-tokens", help=f"Outputs. {LENGTH}")] = "lognormal:128,400",
+    lengths_from: Annotated[
+        Path | None, typer.Option("--lengths-from", help="Draw both lengths from the rows of this trace instead.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Independent arrivals at one rate, the smoothest traffic that many users make together."""
-    _renewal("poisson", rate, 1.0, duration_s, path, seed, _lengths(prompt, output, lengths_from), as_json)
+    """Independent gaps at one rate.
 
+    poisson: the smoothest traffic that many users make together.
 
-@synth.command()
-def gamma(
-    rate: Rate,
-    duration_s: Duration,
-    path: Out,
-    cv: Cv = 2.0,
-    seed: Seed = 0,
-    prompt: Prompt = TYPICAL_PROMPT,
-    output: Output = TYPICAL_OUTPUT,
-    lengths_from: From = None,
-    as_json: AsJson = False,
-) -> None:
-    """Gamma gaps at one rate: bursts of nearly equal times with pauses between them."""
-    _renewal("gamma", rate, cv, duration_s, path, seed, _lengths(prompt, output, lengths_from), as_json)
-
-
-@synth.command()
-def weibull(
-    rate: Rate,
-    duration_s: Duration,
-    path: Out,
-    cv: Cv = 2.0,
-    seed: Seed = 0,
-    prompt: Prompt = TYPICAL_PROMPT,
-    output: Output = TYPICAL_OUTPUT,
-    lengths_from: From = None,
-    as_json: AsJson = False,
-) -> None:
-    """Weibull gaps at one rate: as gamma, with more of the very long pauses."""
-    _renewal("weibull", rate, cv, duration_s, path, seed, _lengths(prompt, output, lengths_from), as_json)
-
-
-def _renewal(
-    family: str, rate: float, cv: float, duration_s: float, path: Path, seed: int, lengths: Lengths, as_json: bool
-) -> None:
+    gamma: bursts of nearly equal times with pauses between them; weibull: more of the very long pauses.
+    """
+    if family == "poisson" and cv not in (None, 1):
+        raise ConfigError("--cv", cv, "poisson gaps have a CV of 1; choose --family gamma or weibull")
+    known = cv if cv is not None else 1.0 if family == "poisson" else TYPICAL_CV
     check_above_zero("--duration-s", duration_s, "give the length of the trace in seconds")
-    arrivals = renewal(rate, duration_s, seed, family, cv)
-    made = Made(family, {"rate": rate, "cv": cv, "duration_s": duration_s, "seed": seed})
-    write(path, _bare(drawn(arrivals, lengths, seed)), duration_s, made, as_json)
+    times = renewal(rate, duration_s, seed, family, known)
+    made = Made(family, {"rate": rate, "cv": known, "duration_s": duration_s, "seed": seed})
+    write(path, _bare(drawn(times, _lengths(prompt, output, lengths_from), seed)), duration_s, made, as_json)
 
 
 def _lengths(prompt: str, output: str, lengths_from: Path | None) -> Lengths:

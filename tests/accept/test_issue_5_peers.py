@@ -1,4 +1,7 @@
-"""Issue 5, peers: llama.cpp from PyPI and a Triptych cluster answer the same replay, and nothing is left running."""
+"""Issue 5, peers: llama.cpp from PyPI and a Triptych cluster answer the same replay, and nothing is left running.
+
+Needs an index that has xllamacpp, and a machine that does nothing else: a generator that is late fails the first test.
+"""
 
 import signal
 import subprocess
@@ -28,13 +31,15 @@ def left_over(folder: Path) -> list[str]:
 
 def test_both_servers_answer_every_request_and_are_compared(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    ran = subprocess.run([*COMMAND, "--out", str(out)], cwd=ROOT, capture_output=True, text=True, check=False)
+    command = ["make", "peers", f"PEERS_ARGS=--out {out}"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(ran.stdout[-6000:])
     if "no matching distribution" in (ran.stdout + ran.stderr).lower():
         pytest.skip("xllamacpp has no wheel for this machine: run where pip finds one (deploy/peers/requirements.txt)")
-    assert ran.returncode in {0, 1}, ran.stderr  # 1: the generator was late on a busy machine
+    assert ran.returncode == 0, ran.stderr
     for name, phases in (("llama.cpp", ["prefill", "decode"]), ("triptych", [])):
         report = load_report(out / name)
+        assert report.generator.bottleneck == ()
         assert report.succeeded == report.sent == 24 and not report.failures
         assert report.output_tokens == 341 and report.short_outputs == 0
         assert [phase.name for phase in report.phases] == phases

@@ -49,7 +49,7 @@ def imports_of(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
 IO_FOLDERS = ("services/engine/", "services/telemetry/", "services/worker/", "services/frontdoor/", "services/cli/")
 IO_FILES = (
     *("store.py", "embedder.py", "ann.py", "launch.py", "supervise.py", "app.py", "training.py", "search.py"),
-    *("traces.py", "prompts.py", "page.py", "targets.py", "replay.py", "__main__.py"),
+    *("traces.py", "prompts.py", "page.py", "plots.py", "targets.py", "replay.py", "__main__.py"),
 )
 # Pure although they stand in a shell's folder: configuration, the worker's composition, the order of a token stream.
 PURE_FILES = ("config.py", "assemble.py", "stream.py")

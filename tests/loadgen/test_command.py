@@ -13,6 +13,7 @@ from tests.loadgen.stub import ROOT, stub_server
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync")
+GAP_PX = 16  # between two plots
 OFFLINE = ("--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND")
 
 
@@ -66,13 +67,17 @@ def test_pages_open_in_a_browser_without_a_network_and_without_errors(page: str,
     if CHROMIUM is None:
         pytest.skip("no chromium on the path; install one, e.g. apt-get install chromium")
     command = [CHROMIUM, *QUIET, *OFFLINE, f"--user-data-dir={tmp_path}", "--enable-logging=stderr"]
-    command += ["--virtual-time-budget=10000", "--dump-dom", f"file://{runs / page}"]
+    command += ["--virtual-time-budget=10000", "--window-size=1300,900", "--dump-dom", f"file://{runs / page}"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert shown.returncode == 0, shown.stderr[-2000:]
     assert "CONSOLE" not in shown.stderr, shown.stderr[-2000:]
     drawn = len(re.findall(r'class="main-svg"', shown.stdout))
     asked = (runs / page).read_text().count('class="plotly-graph-div"')
     assert asked >= 5 and drawn >= asked
+    # Plots are as wide as the page or as half of it: none was drawn before its place had its width.
+    widths = {float(width) for width in re.findall(r'<svg class="main-svg"[^>]* width="([\d.]+)"', shown.stdout)}
+    assert len(widths) == 2 and max(widths) == 2 * min(widths) + GAP_PX, widths
+    assert "modebar-btn" not in re.sub(r"<script.*?</script>|<style.*?</style>", "", shown.stdout, flags=re.DOTALL)
     if page.startswith("grpc"):
         assert "Waterfall of the 30 slowest requests" in shown.stdout and ">#39<" in shown.stdout
     html = (runs / page).read_text()
