@@ -1,4 +1,4 @@
-"""Events and actions as JSON values and back, and the canonical text of a state."""
+"""Events, actions and messages as JSON values and back, and the canonical text of a state."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import dataclasses
 import json
 from collections.abc import Callable
 from enum import StrEnum
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
-from services.core import actions, batch, output, peer, request, timeline
+from services.core import actions, batch, door, output, peer, request, timeline
 
 Json = Any
 """A value that `json` writes."""
@@ -19,31 +19,46 @@ Json = Any
 def _types() -> dict[str, type]:
     """Every dataclass and enum that may stand in a log, by name."""
     found: dict[str, type] = {}
-    for module in (actions, batch, output, peer, request, timeline):
+    for module in (actions, batch, door, output, peer, request, timeline):
         for name, value in vars(module).items():
             if isinstance(value, type) and (dataclasses.is_dataclass(value) or issubclass(value, StrEnum)):
                 found[name] = value
     return found
 
 
+_PLAIN = frozenset((int, str, float, bool, type(None)))
+"""Types that JSON has."""
+
+
+@cache
+def _field_names(cls: type[Any]) -> tuple[str, ...]:
+    assert dataclasses.is_dataclass(cls), f"{cls.__name__} cannot be logged"
+    return tuple(field.name for field in dataclasses.fields(cls))
+
+
 def encode(value: object) -> Json:
     """Plain JSON; dataclasses and enums carry their type's name, bytes are hex, tuples are lists."""
-    if isinstance(value, StrEnum):
-        return {"_": type(value).__name__, "v": value.value}
-    if value is None or isinstance(value, bool | int | float | str):
+    cls: type[Any] = type(value)
+    if cls in _PLAIN:
         return value
+    if isinstance(value, tuple | list):
+        return list(value) if _all_plain(value) else [encode(each) for each in value]
     if isinstance(value, bytes):
         return {"_": "bytes", "v": value.hex()}
-    if isinstance(value, tuple | list):
-        return list(value) if _all_ints(value) else [encode(each) for each in value]
-    assert dataclasses.is_dataclass(value), f"{type(value).__name__} cannot be logged"
-    fields = {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    return {"_": type(value).__name__, **fields}
+    if isinstance(value, StrEnum):
+        return {"_": cls.__name__, "v": value.value}
+    if isinstance(value, int | float | str):
+        return value
+    encoded: dict[str, Json] = {"_": cls.__name__}
+    for name in _field_names(cls):
+        each = getattr(value, name)
+        encoded[name] = each if type(each) in _PLAIN else encode(each)
+    return encoded
 
 
-def _all_ints(values: tuple[Any, ...] | list[Any]) -> bool:
+def _all_plain(values: tuple[Any, ...] | list[Any]) -> bool:
     """Prompts are long; looking at their types is ten times faster than a call for each token."""
-    return set(map(type, values)) == {int}
+    return _PLAIN.issuperset(map(type, values))
 
 
 def decode(data: Json) -> Any:
@@ -53,7 +68,7 @@ def decode(data: Json) -> Any:
         ValueError: an unknown type name.
     """
     if isinstance(data, list):
-        return tuple(data) if _all_ints(data) else tuple([decode(each) for each in data])
+        return tuple(data) if _all_plain(data) else tuple([decode(each) for each in data])
     if not isinstance(data, dict):
         return data
     name = data["_"]
@@ -62,9 +77,9 @@ def decode(data: Json) -> Any:
     cls = _types().get(name)
     if cls is None:
         raise ValueError(f"unknown type {name!r} in a decision log")
-    if issubclass(cls, StrEnum):
+    if "v" in data and issubclass(cls, StrEnum):
         return cls(data["v"])
-    return cls(**{key: decode(each) for key, each in data.items() if key != "_"})
+    return cls(**{key: each if type(each) in _PLAIN else decode(each) for key, each in data.items() if key != "_"})
 
 
 def canonical(value: object) -> str:

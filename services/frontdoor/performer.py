@@ -1,7 +1,7 @@
 """Hosts the router's request flow: feeds it events, performs its actions, and keeps one stream per client's request.
 
-Everything runs on one event loop. The flow decides and is synchronous; what an action sets off (an actor call, a timer)
-comes back to it as an event.
+Everything runs on one event loop. The flow decides and is synchronous; what an action sets off (a call to a worker, a
+timer) comes back to it as an event.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from services.core.actions import (
 )
 from services.core.clock import NS_PER_MS, NS_PER_S, Clock, clock_domain
 from services.core.decision_log import DecisionLog
+from services.core.door import StreamItem
 from services.core.errors import (
     CancelledError,
     DuplicateRequestError,
@@ -41,7 +42,6 @@ from services.core.errors import (
 from services.core.output import by_request
 from services.core.request import FinishReason, Request, WorkerRef
 from services.core.timeline import MarkKind
-from services.core.wire import StreamItem
 from services.frontdoor.client_stream import (
     MAX_PENDING_TOKENS,
     RETRY,

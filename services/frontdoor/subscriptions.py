@@ -1,13 +1,15 @@
-"""The front door's side of token streams: one subscription per live worker, held through Ray.
+"""The front door's side of token streams: one connection to each live worker, which Ray only introduces.
 
 The controller is asked who lives, but only to learn of new workers: when it is dead or forgetful, subscriptions that
-stand go on. A worker is lost when its actor dies or its stream is silent too long, never because a list lacks it.
+stand go on. A worker is lost when its process dies or its stream is silent too long, never because a list lacks it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
@@ -15,20 +17,21 @@ from ray.exceptions import RayActorError
 
 from services.core.actions import Cancel, LinkRole
 from services.core.clock import NS_PER_S, Clock
-from services.core.errors import UnavailableError
+from services.core.door import Acknowledge, Answer, Call, Dispatched, StreamItem, Subscribe
+from services.core.errors import InternalError, UnavailableError
+from services.core.frames import pack_frame
 from services.core.request import Request, WorkerRef
-from services.core.wire import NAMESPACE, LinkProbe, StreamItem, WorkerInfo, actor_name, pack, unpack
+from services.core.wire import NAMESPACE, LinkProbe, PeerAddress, WorkerInfo, actor_name
+from services.frontdoor.worker_channel import WorkerChannel
 
 logger = logging.getLogger(__name__)
 
 LIST_EVERY_S = 0.5
 LIST_TIMEOUT_S = 2.0
 ACKNOWLEDGE_EVERY_S = 1.0
-BACKPRESSURE_ITEMS = 1024
-"""Items that a worker may be ahead of this reader before its generator pauses."""
-REOPEN_AFTER_ITEMS = 50_000
-"""Ray keeps about 22 bytes for each item of a generator; a new one starts from nothing."""
-REOPEN_PAUSE_S = 0.1
+CONNECT_S = 5.0
+RECONNECT_PAUSE_S = 0.02
+LOOK_PAUSE_S = 0.1
 
 
 class WorkerDirectory(Protocol):
@@ -55,12 +58,23 @@ class LostError(Exception):
     """A subscription ended; the message says why."""
 
 
+@dataclass(slots=True)
+class _Call:
+    """What the worker has not answered yet."""
+
+    frame: bytes
+    answer: asyncio.Future[None]
+
+
 class Subscription:
-    """One worker process: its actor, the place in its stream, and the heartbeat that keeps the stream's lease.
+    """One worker process: the connection to it, the place in its stream, and the heartbeat that keeps the lease.
+
+    A connection that breaks is made anew while Ray says that the process lives. The stream goes on where it stopped,
+    and calls without an answer are said again: the worker knows them by their numbers and takes each once.
 
     Attributes:
         worker: which process.
-        actor: Ray handle.
+        actor: Ray handle; tells where the worker listens.
         next_sequence: number of the item that comes next.
         has_spoken: an item came over this subscription.
     """
@@ -72,42 +86,91 @@ class Subscription:
         self.has_spoken = False
         self._owner = owner
         self._heard_ns = owner.clock.now_ns()
+        self._channel: WorkerChannel | None = None
+        self._heard_here = False
+        self._calls: dict[int, _Call] = {}
 
     async def run(self) -> str:
         """Read until the worker is lost; return why."""
         tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._keep())]
+        reason = "this front door stops"
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            return "; ".join(first_line(error) for task in done if (error := task.exception()))
+            reason = "; ".join(first_line(error) for task in done if (error := task.exception()))
+            return reason
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for call in self._calls.values():
+                if not call.answer.done():
+                    call.answer.set_exception(UnavailableError(f"{self.worker.worker_id} is lost: {reason}"))
+
+    def call(self, body: Dispatched | Cancel) -> asyncio.Future[None]:
+        """Say it now, or on the next connection; the answer is that the worker took it.
+
+        Raises:
+            ValueError: it is longer than a frame may be.
+            UnavailableError: (the answer) the worker was lost first, so it may have taken it or not.
+            InternalError: (the answer) the worker failed on it.
+        """
+        number = self._owner.next_call()
+        made = _Call(pack_frame(Call(number, body)), asyncio.get_running_loop().create_future())
+        self._calls[number] = made
+        if self._channel is not None:
+            self._channel.write(made.frame)
+        return made.answer
 
     async def _read(self) -> None:
-        """Open the stream again and again from where it stopped."""
-        owner = self._owner
-        subscribe = self.actor.subscribe.options(
-            num_returns="streaming", _generator_backpressure_num_objects=BACKPRESSURE_ITEMS
-        )
+        """Connect again and again, and read the stream from where it stopped."""
         while True:
-            stream = subscribe.remote(owner.front_door, owner.incarnation, self.next_sequence)
-            num_items = 0
             try:
-                async for reference in stream:
-                    self._take(unpack(await reference), is_first=num_items == 0)
-                    num_items += 1
-                    if num_items >= REOPEN_AFTER_ITEMS:
-                        break
-            except RayActorError as error:
-                raise LostError(f"its process died: {first_line(error)}") from error
-            if num_items < REOPEN_AFTER_ITEMS:  # the worker ended it: our lease had run out, or it is stopping
-                await asyncio.sleep(REOPEN_PAUSE_S)
+                channel = await self._connect()
+                try:
+                    self._channel, self._heard_here = channel, False
+                    for call in self._calls.values():
+                        channel.write(call.frame)
+                    while True:
+                        self._hear(await channel.read())
+                finally:
+                    self._channel = None
+                    channel.close()
+            except OSError as error:  # our lease had run out, it is stopping, or the network broke
+                logger.info("the connection to %s ended: %s", self.worker.worker_id, first_line(error))
+            await asyncio.sleep(RECONNECT_PAUSE_S)
 
-    def _take(self, item: StreamItem, is_first: bool) -> None:
-        if item.worker != self.worker:
-            raise LostError(f"another process answers to its name, incarnation {item.worker.incarnation:x}")
+    async def _connect(self) -> WorkerChannel:
+        """Ask Ray, which knows whether the process lives, where it listens, and go there."""
+        try:
+            at: PeerAddress = await self.actor.peer_address.remote()
+        except RayActorError as error:
+            raise LostError(f"its process died: {first_line(error)}") from error
+        self._check(at.worker)
+        owner = self._owner
+        hello = Subscribe(self.worker, owner.front_door, owner.incarnation, self.next_sequence)
+        async with asyncio.timeout(CONNECT_S):
+            return await WorkerChannel.connect(at, hello)
+
+    def _check(self, worker: WorkerRef) -> None:
+        if worker != self.worker:
+            raise LostError(f"another process answers to its name, incarnation {worker.incarnation:x}")
+
+    def _hear(self, message: StreamItem | Answer) -> None:
+        if isinstance(message, StreamItem):
+            self._take(message)
+            return
+        call = self._calls.pop(message.number, None)
+        if call is None or call.answer.done():
+            return
+        if message.error:
+            call.answer.set_exception(InternalError(f"{self.worker.worker_id} failed: {message.error}"))
+        else:
+            call.answer.set_result(None)
+
+    def _take(self, item: StreamItem) -> None:
+        self._check(item.worker)
         self._heard_ns = self._owner.clock.now_ns()
+        is_first, self._heard_here = not self._heard_here, True
         if item.sequence != self.next_sequence:
             if not is_first and item.sequence < self.next_sequence:
                 return  # sent twice
@@ -126,8 +189,9 @@ class Subscription:
             silent_s = (owner.clock.now_ns() - self._heard_ns) / NS_PER_S
             if silent_s > owner.worker_lost_s:
                 raise LostError(f"it was silent for {silent_s:.1f} s")
-            # The answer is not awaited: a worker that died is seen by the reader.
-            self.actor.acknowledge.remote(owner.front_door, owner.incarnation, self.next_sequence - 1)
+            if self._channel is not None:
+                # A worker that began anew counts from 1: until it has spoken here, our place may not be its.
+                self._channel.write(pack_frame(Acknowledge(self.next_sequence - 1 if self._heard_here else 0)))
 
 
 class Subscriptions:
@@ -163,6 +227,7 @@ class Subscriptions:
         self._places: dict[str, tuple[WorkerRef, int]] = {}
         self._look = asyncio.Event()
         self._directory_failed = False
+        self._call_numbers = itertools.count(1)
 
     async def run(self, sink: Sink) -> None:
         """Follow the directory until cancelled; then end all subscriptions."""
@@ -178,7 +243,7 @@ class Subscriptions:
                         await self._look.wait()
                 except TimeoutError:
                     continue
-                await asyncio.sleep(REOPEN_PAUSE_S)  # a lost worker's successor is not there within microseconds
+                await asyncio.sleep(LOOK_PAUSE_S)  # a lost worker's successor is not there within microseconds
         finally:
             tasks = list(self._tasks.values())
             for task in tasks:
@@ -191,7 +256,7 @@ class Subscriptions:
         Raises:
             UnavailableError: the process is gone.
         """
-        await self._call(to, "submit", self.front_door, dispatch_sequence, pack(request), budget_ms)
+        await self._subscription(to).call(Dispatched(dispatch_sequence, request, budget_ms))
 
     async def cancel(self, to: WorkerRef, event: Cancel) -> None:
         """Tell a worker that a request, or its attempts up to a number, are over.
@@ -199,7 +264,7 @@ class Subscriptions:
         Raises:
             UnavailableError: the process is gone.
         """
-        await self._call(to, "cancel", event)
+        await self._subscription(to).call(event)
 
     async def probe_link(
         self, worker: WorkerRef, role: LinkRole, name: str, store_address: str, payload_bytes: int
@@ -209,17 +274,22 @@ class Subscriptions:
         Raises:
             UnavailableError: the process is gone.
         """
-        found: LinkProbe = await self._call(worker, "probe_link", role, name, store_address, payload_bytes)
+        actor = self._subscription(worker).actor
+        try:
+            found: LinkProbe = await actor.probe_link.remote(role, name, store_address, payload_bytes)
+        except RayActorError as error:
+            raise UnavailableError(f"{worker.worker_id} died: {first_line(error)}") from error
         return found
 
-    async def _call(self, to: WorkerRef, method: str, *arguments: object) -> Any:
+    def next_call(self) -> int:
+        """The number of a new call; they grow over all workers, and over subscriptions to the same worker."""
+        return next(self._call_numbers)
+
+    def _subscription(self, to: WorkerRef) -> Subscription:
         subscription = self._live.get(to.worker_id)
         if subscription is None or subscription.worker != to:
             raise UnavailableError(f"{to.worker_id} is gone")
-        try:
-            return await getattr(subscription.actor, method).remote(*arguments)
-        except RayActorError as error:
-            raise UnavailableError(f"{to.worker_id} died: {first_line(error)}") from error
+        return subscription
 
     async def _list(self) -> list[WorkerInfo]:
         """Who the directory says is live; nobody new while it does not answer."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from services.core.clock import NS_PER_S
+from services.core.door import StreamItem
 from services.core.request import WorkerRef
-from services.core.wire import StreamItem
 
 WINDOW_NS = 30 * NS_PER_S
 """Quartz drifts by up to 100 us in a second against another; an old smallest delay is forgotten after two windows."""

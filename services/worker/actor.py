@@ -6,13 +6,12 @@ import asyncio
 import importlib
 import logging
 import os
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from services.core.actions import Cancel, Drain, LinkRole, Submit, WorkerReport
+from services.core.actions import Drain, LinkRole, WorkerReport
 from services.core.clock import NS_PER_S, WallClock
 from services.core.errors import UnavailableError
-from services.core.wire import LinkProbe, PeerAddress, WorkerInfo, pack, unpack
+from services.core.wire import LinkProbe, PeerAddress, WorkerInfo
 from services.telemetry.logs import configure as configure_logs
 from services.worker.config import WorkerSpec
 from services.worker.peer_calls import ActorDirectory, PeerChannels
@@ -85,37 +84,16 @@ class WorkerActor:
         """Set a fault (tests); refused unless `testing.enabled`."""
         self._running().faults.arm(spec)
 
-    # --- front doors ------------------------------------------------------------------------------------------
+    # --- front doors and other workers ------------------------------------------------------------------------
 
-    async def submit(self, front_door: str, sequence: int, packed: bytes, budget_ms: int | None) -> None:
-        """Take a packed `Request`; its tokens go to the front door's subscription."""
-        process, request = self._running(), unpack(packed)
-        process.subscriptions.dispatched(front_door, sequence)
-        process.performer.feed(Submit(front_door, request))
-
-    async def cancel(self, event: Cancel) -> None:
-        """Drop a request, or its attempts up to a number, and everything it holds here."""
-        self._running().performer.feed(event)
-
-    async def subscribe(self, front_door: str, incarnation: int, from_sequence: int) -> AsyncIterator[bytes]:
-        """Packed `StreamItem`s, tokens and reports for one front door, until its lease ends."""
-        async for item in self._running().subscriptions.open(front_door, incarnation, from_sequence):
-            yield pack(item)
-
-    async def acknowledge(self, front_door: str, incarnation: int, sequence: int) -> bool:
-        """A front door's heartbeat; False when it must subscribe anew."""
-        return self._running().subscriptions.acknowledge(front_door, incarnation, sequence)
+    async def peer_address(self) -> PeerAddress:
+        """Where this process takes connections of front doors and other workers, and what lets them in."""
+        process = self._running()
+        return PeerAddress(process.me, process.peer_server.address, process.peer_server.secret)
 
     async def probe_link(self, role: LinkRole, name: str, store_address: str, payload_bytes: int) -> LinkProbe:
         """Take one end of a probe of the way between two workers."""
         return await self._running().probe_link(role, name, store_address, payload_bytes)
-
-    # --- other workers ----------------------------------------------------------------------------------------
-
-    async def peer_address(self) -> PeerAddress:
-        """Where this process takes messages about transfers."""
-        process = self._running()
-        return PeerAddress(process.me, process.peer_server.address, process.peer_server.secret)
 
     async def _maintain(self) -> None:
         """Expire silent front doors; drain and exit when no controller has called for too long."""

@@ -11,10 +11,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
+from services.core.frames import NONCE_BYTES, proof
 from services.core.peer import PeerBody
 from services.core.request import WorkerRef
 from services.core.wire import NAMESPACE, PeerAddress, actor_name
-from services.worker.peer_server import NONCE_BYTES, TAKEN, pack_frame, proof
+from services.worker.peer_server import TAKEN, pack_messages
 from services.worker.peers import PeerGone
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class PeerChannels:
 
     def __call__(self, me: WorkerRef, to: WorkerRef, sequence: int, bodies: tuple[PeerBody, ...]) -> Awaitable[None]:
         """Write the frame when there is a connection; the answer raises PeerGone."""
-        frame = pack_frame(me, to, sequence, bodies)
+        frame = pack_messages(me, to, sequence, bodies)
         channel = self._channels.get(to)
         return self._answer(to, frame, None if channel is None else channel.call(frame))
 

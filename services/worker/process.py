@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from services.core.actions import FrontDoorLost, LinkRole, OpenLink, StepDone, WorkerReport
+from services.core.actions import LinkRole, OpenLink, StepDone, WorkerReport
 from services.core.clock import NS_PER_MS, WallClock
 from services.core.decision_log import DecisionLog
 from services.core.ports import KvLink, Runner
@@ -110,8 +110,8 @@ class WorkerProcess:
             log = DecisionLog(self._log_file.write, self.core, "worker", log_header(*built))
         check = spec.testing.enabled and spec.testing.check
         self.performer = WorkerPerformer(self.core, self._clock, spec.worker_id, self, log, check)
-        self.subscriptions = Subscriptions(self.me, spec.worker, self._clock, self._report, self._front_door_lost)
-        self.peer_server = PeerServer(self.me, self.performer.feed)
+        self.subscriptions = Subscriptions(self.me, spec.worker, self._clock, self._report, self.performer.feed)
+        self.peer_server = PeerServer(self.me, self.performer.feed, self.subscriptions)
         self._metrics = self._serve_metrics()
         self._runner = runner
         self._links = self._make_links(ranks)
@@ -148,9 +148,6 @@ class WorkerProcess:
     async def probe_link(self, role: LinkRole, name: str, store_address: str, payload_bytes: int) -> LinkProbe:
         """One end of a probe (see link_probe.py)."""
         return await probe_link(role, name, store_address, self.spec.worker.host, payload_bytes, self.hit)
-
-    def _front_door_lost(self, front_door: str) -> None:
-        self.performer.feed(FrontDoorLost(self.me.worker_id, front_door))
 
     def _serve_metrics(self) -> MetricsTarget | None:
         """Show the last report, which is a second old at most, in a thread of its own."""

@@ -1,19 +1,27 @@
-"""Token streams to front doors: ordered, acknowledged, re-openable sequences of items (protocol section 6)."""
+"""What front doors are owed and what they ask for: ordered, acknowledged, re-openable streams (protocol section 6)."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from services.core.actions import WorkerReport
+from services.core.actions import Cancel, FrontDoorLost, Submit, WorkerReport
 from services.core.clock import NS_PER_S, Clock, clock_domain
+from services.core.door import Acknowledge, Answer, Call, Dispatched, StreamItem, Subscribe
+from services.core.frames import pack_frame
 from services.core.output import Output
 from services.core.request import WorkerRef
-from services.core.wire import StreamItem
 from services.worker.config import WorkerConfig
+
+logger = logging.getLogger(__name__)
+
+MAX_BUFFERED_BYTES = 8 << 20
+"""A connection that has this much unsent gets no new item until it is read; outputs wait, up to their own bound."""
+Feed = Callable[[Submit | Cancel | FrontDoorLost], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -21,44 +29,50 @@ class _Subscription:
     """What one front door process is owed.
 
     Attributes:
-        opening: counts openings; a generator of an earlier one ends.
+        connection: where it is told; None between two connections.
+        opening: counts openings.
+        calls: highest number of a call that was taken.
         pending: outputs that no item holds yet.
-        unacknowledged: items that were yielded and may have to be sent again.
+        unacknowledged: frames of items that were made and may have to be sent again, by their sequence.
+        flush: when the next item is due.
     """
 
     front_door: str
     incarnation: int
     heard_ns: int
+    connection: asyncio.WriteTransport | None = None
     opening: int = 0
     sequence: int = 0
     dispatches: int = 0
+    calls: int = 0
     pending: list[Output] = field(default_factory=list)
-    unacknowledged: deque[StreamItem] = field(default_factory=deque)
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    closed: bool = False
+    unacknowledged: deque[tuple[int, bytes]] = field(default_factory=deque)
+    flush: asyncio.Handle | None = None
+    flush_soon: bool = False
+
+    def set_flush(self, handle: asyncio.Handle | None, soon: bool = False) -> None:
+        """Replace the plan for the next item."""
+        if self.flush is not None:
+            self.flush.cancel()
+        self.flush, self.flush_soon = handle, soon
 
 
 class Subscriptions:
-    """All front doors of one worker.
+    """All front doors of one worker; made and used on its event loop.
 
     Args:
         report: makes the worker's report; its argument is the number of the front door's dispatches seen here.
-        lost: told when a front door is gone, replaced by a new process, or cannot keep up.
+        feed: takes what front doors ask for, and that one is gone, replaced by a new process, or cannot keep up.
     """
 
     def __init__(
-        self,
-        me: WorkerRef,
-        config: WorkerConfig,
-        clock: Clock,
-        report: Callable[[int], WorkerReport],
-        lost: Callable[[str], None],
+        self, me: WorkerRef, config: WorkerConfig, clock: Clock, report: Callable[[int], WorkerReport], feed: Feed
     ) -> None:
         self._me = me
         self._config = config
         self._clock = clock
         self._report = report
-        self._lost = lost
+        self._feed = feed
         self._subscriptions: dict[str, _Subscription] = {}
         self._pid = os.getpid()
         self._clock_domain = clock_domain()
@@ -67,42 +81,94 @@ class Subscriptions:
     def __len__(self) -> int:
         return len(self._subscriptions)
 
-    async def open(self, front_door: str, incarnation: int, from_sequence: int) -> AsyncIterator[StreamItem]:
-        """The stream from item `from_sequence` on; an earlier opening of the same front door ends."""
-        now = self._clock.now_ns()
-        subscription = self._subscriptions.get(front_door)
-        if subscription is not None and subscription.incarnation != incarnation:
-            self._end(subscription)
+    def open(self, hello: Subscribe, connection: asyncio.WriteTransport) -> Line:
+        """Go on with the stream from an item on, and begin with a report; the front door's earlier connection ends."""
+        subscription = self._subscriptions.get(hello.front_door)
+        if subscription is not None and subscription.incarnation != hello.incarnation:
+            self._end(subscription, "a new process bears its name")
             subscription = None
         if subscription is None:
-            subscription = _Subscription(front_door, incarnation, now)
-            self._subscriptions[front_door] = subscription
+            subscription = _Subscription(hello.front_door, hello.incarnation, 0)
+            self._subscriptions[hello.front_door] = subscription
+        if subscription.connection is not None:
+            subscription.connection.abort()
+        subscription.connection = connection
         subscription.opening += 1
-        subscription.heard_ns = now
-        subscription.wake.set()
-        opening = subscription.opening
-        for item in [item for item in subscription.unacknowledged if item.sequence >= from_sequence]:
-            yield item
-        while not subscription.closed and subscription.opening == opening:
-            subscription.wake.clear()
-            if subscription.pending or not await self._wait(subscription):
-                if subscription.closed or subscription.opening != opening:
-                    return
-                yield self._next_item(subscription)
+        subscription.heard_ns = self._clock.now_ns()
+        for sequence, frame in subscription.unacknowledged:
+            if sequence >= hello.from_sequence:
+                connection.write(frame)
+        self._flush(subscription)
+        return Line(self, subscription, connection)
 
-    async def _wait(self, subscription: _Subscription) -> bool:
-        """Sleep until something happens (True) or a report is due (False)."""
+    def take(self, subscription: _Subscription, message: object) -> None:
+        """What a front door said on its connection.
+
+        Raises:
+            ValueError: nothing that a front door says.
+        """
+        match message:
+            case Acknowledge(sequence):
+                subscription.heard_ns = self._clock.now_ns()
+                while subscription.unacknowledged and subscription.unacknowledged[0][0] <= sequence:
+                    subscription.unacknowledged.popleft()
+            case Call(number, Dispatched() | Cancel() as body):
+                # A call that was taken on an earlier connection, where its answer was lost, is answered alone.
+                error = self._perform(subscription, body) if number > subscription.calls else ""
+                subscription.calls = max(subscription.calls, number)
+                if subscription.connection is not None:
+                    subscription.connection.write(pack_frame(Answer(number, error)))
+            case _:
+                raise ValueError(f"a front door does not say {type(message).__name__}")
+
+    def _perform(self, subscription: _Subscription, body: Dispatched | Cancel) -> str:
         try:
-            async with asyncio.timeout(self._config.report_every_s):
-                await subscription.wake.wait()
-        except TimeoutError:
-            return False
-        return True
+            if isinstance(body, Dispatched):
+                subscription.dispatches = max(subscription.dispatches, body.sequence)
+                self._feed(Submit(subscription.front_door, body.request))
+            else:
+                self._feed(body)
+        except Exception as error:  # a bug that one request hits must not end the streams of all others
+            logger.exception("a %s of front door %s failed", type(body).__name__, subscription.front_door)
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def detach(self, subscription: _Subscription, connection: asyncio.WriteTransport) -> None:
+        """A connection ended; its subscription lives on until its lease ends."""
+        if subscription.connection is connection:
+            subscription.connection = None
+            subscription.set_flush(None)
+
+    def push(self, front_door: str, outputs: tuple[Output, ...]) -> None:
+        """Queue outputs; a front door that is not there, or is too far behind, is lost."""
+        subscription = self._subscriptions.get(front_door)
+        if subscription is None:
+            self._feed(FrontDoorLost(self._me.worker_id, front_door))
+            return
+        subscription.pending.extend(outputs)
+        owed = len(subscription.pending) + len(subscription.unacknowledged)
+        if owed > self._config.max_unacknowledged_items:
+            self._end(subscription, f"it is {owed} items behind")
+        elif not subscription.flush_soon and subscription.connection is not None:
+            # Not at once: a step may have more to tell to the same front door, and one item holds it all.
+            subscription.set_flush(asyncio.get_running_loop().call_soon(self._flush, subscription), soon=True)
+
+    def _flush(self, subscription: _Subscription) -> None:
+        """Send what is pending, a report at least, and plan the next report."""
+        connection = subscription.connection
+        if connection is None or connection.is_closing():
+            return
+        later = asyncio.get_running_loop().call_later(self._config.report_every_s, self._flush, subscription)
+        subscription.set_flush(later)
+        if connection.get_write_buffer_size() <= MAX_BUFFERED_BYTES:
+            frame = pack_frame(self._next_item(subscription))
+            subscription.unacknowledged.append((subscription.sequence, frame))
+            connection.write(frame)
 
     def _next_item(self, subscription: _Subscription) -> StreamItem:
         subscription.sequence += 1
         outputs, subscription.pending = tuple(subscription.pending), []
-        item = StreamItem(
+        return StreamItem(
             subscription=f"{subscription.front_door}#{subscription.opening}",
             sequence=subscription.sequence,
             sent_ns=self._clock.now_ns(),
@@ -112,54 +178,51 @@ class Subscriptions:
             outputs=outputs,
             clock_domain=self._clock_domain,
         )
-        subscription.unacknowledged.append(item)
-        return item
-
-    def push(self, front_door: str, outputs: tuple[Output, ...]) -> None:
-        """Queue outputs; a front door that is not there, or is too far behind, is lost."""
-        subscription = self._subscriptions.get(front_door)
-        if subscription is None:
-            self._lost(front_door)
-            return
-        subscription.pending.extend(outputs)
-        owed = len(subscription.pending) + len(subscription.unacknowledged)
-        if owed > self._config.max_unacknowledged_items:
-            self._end(subscription)
-            return
-        subscription.wake.set()
-
-    def acknowledge(self, front_door: str, incarnation: int, sequence: int) -> bool:
-        """The front door lives and has every item up to `sequence`; False when it must subscribe anew."""
-        subscription = self._subscriptions.get(front_door)
-        if subscription is None or subscription.incarnation != incarnation:
-            return False
-        subscription.heard_ns = self._clock.now_ns()
-        while subscription.unacknowledged and subscription.unacknowledged[0].sequence <= sequence:
-            subscription.unacknowledged.popleft()
-        return True
-
-    def dispatched(self, front_door: str, sequence: int) -> None:
-        """A dispatch of this front door arrived here."""
-        subscription = self._subscriptions.get(front_door)
-        if subscription is not None:
-            subscription.dispatches = max(subscription.dispatches, sequence)
 
     def expire(self) -> None:
         """End the subscriptions of front doors that were silent too long."""
         now = self._clock.now_ns()
         for subscription in list(self._subscriptions.values()):
             if now - subscription.heard_ns > self._expiry_ns:
-                self._end(subscription)
+                self._end(subscription, f"silent for {(now - subscription.heard_ns) / NS_PER_S:.1f} s")
 
     def close(self) -> None:
         """End every stream."""
         for subscription in self._subscriptions.values():
-            subscription.closed = True
-            subscription.wake.set()
+            subscription.set_flush(None)
+            if subscription.connection is not None:
+                subscription.connection.close()
         self._subscriptions.clear()
 
-    def _end(self, subscription: _Subscription) -> None:
-        subscription.closed = True
-        subscription.wake.set()
+    def _end(self, subscription: _Subscription, reason: str) -> None:
+        logger.info("front door %s is lost: %s", subscription.front_door, reason)
+        subscription.set_flush(None)
+        if subscription.connection is not None:
+            subscription.connection.abort()  # what it has not read belongs to nothing any more
+            subscription.connection = None
         del self._subscriptions[subscription.front_door]
-        self._lost(subscription.front_door)
+        self._feed(FrontDoorLost(self._me.worker_id, subscription.front_door))
+
+
+class Line:
+    """One connection of a front door."""
+
+    def __init__(self, owner: Subscriptions, subscription: _Subscription, connection: asyncio.WriteTransport) -> None:
+        self._owner = owner
+        self._subscription = subscription
+        self._connection = connection
+
+    def take(self, message: object) -> None:
+        """A message arrived on it.
+
+        Raises:
+            ConnectionError: a newer connection took its place; what is still read here was said again there.
+            ValueError: nothing that a front door says.
+        """
+        if self._subscription.connection is not self._connection:
+            raise ConnectionResetError("replaced")
+        self._owner.take(self._subscription, message)
+
+    def close(self) -> None:
+        """It ended."""
+        self._owner.detach(self._subscription, self._connection)

@@ -2,17 +2,21 @@
 
 import asyncio
 import os
-import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import ray
 
-from services.core.actions import Cancel, RequestOutput, WorkerReport
+from services.core.actions import Cancel, FrontDoorLost, RequestOutput, Submit, WorkerReport
+from services.core.clock import WallClock
+from services.core.door import Acknowledge, Answer, Call, Dispatched, StreamItem, Subscribe
+from services.core.frames import pack_frame
 from services.core.request import FinishReason, Request, WorkerRef
 from services.core.timeline import Mark, MarkKind
-from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name, pack, unpack
+from services.core.wire import NAMESPACE, PeerAddress, WorkerInfo, actor_name
+from services.worker.config import WorkerConfig
+from services.worker.peer_server import PeerServer
+from services.worker.subscriptions import Subscriptions
 from tests.unit.frontdoor.reports import report_of
 
 
@@ -25,11 +29,18 @@ class PlainWorker:
         self.opened: list[int] = []
         self.acknowledged: list[int] = []
         self.calls: list[tuple[Any, ...]] = []
-        self.news = asyncio.Event()
-        self.openings = 0
+        self.connection: asyncio.WriteTransport | None = None
+        self.server: PeerServer | None = None
+        self.cut = ""
 
     def pid(self) -> int:
         return os.getpid()
+
+    async def peer_address(self) -> PeerAddress:
+        if self.server is None:
+            self.server = PeerServer(self.worker, lambda message: None, self)
+            await self.server.start("127.0.0.1", (0, 0))
+        return PeerAddress(self.worker, self.server.address, self.server.secret)
 
     def seen(self) -> dict[str, list[Any]]:
         return {"opened": self.opened, "acknowledged": self.acknowledged, "calls": self.calls}
@@ -38,48 +49,65 @@ class PlainWorker:
         for sequence in sequences:
             output = RequestOutput("r1", 1, sequence - 1, (sequence,))
             self.items.append(StreamItem("s", sequence, 0, self.worker, os.getpid(), None, (output,)))
-        self.news.set()
+            if self.connection is not None:
+                self.connection.write(pack_frame(self.items[-1]))
 
     async def end_streams(self) -> None:
-        self.openings += 1
-        self.news.set()
+        assert self.connection is not None
+        self.connection.abort()
 
-    async def subscribe(self, front_door: str, incarnation: int, from_sequence: int) -> AsyncIterator[bytes]:
-        self.opened.append(from_sequence)
-        self.openings += 1
-        mine, place = self.openings, 0
-        while mine == self.openings:
-            while place < len(self.items):
-                place += 1
-                if self.items[place - 1].sequence >= from_sequence:
-                    yield pack(self.items[place - 1])
-            self.news.clear()
-            await self.news.wait()
+    async def cut_next_call(self, where: str) -> None:
+        """Hang up "before" or "after" the next call is taken, without an answer."""
+        self.cut = where
 
-    async def acknowledge(self, front_door: str, incarnation: int, sequence: int) -> None:
-        self.acknowledged.append(sequence)
+    # --- what `PeerServer` asks -----------------------------------------------------------------------------------
 
-    async def submit(self, front_door: str, dispatch: int, packed: bytes, budget_ms: int | None) -> None:
-        self.calls.append(("submit", front_door, dispatch, unpack(packed), budget_ms))
+    def open(self, hello: Subscribe, connection: asyncio.WriteTransport) -> "PlainWorker":
+        self.opened.append(hello.from_sequence)
+        self.front_door = hello.front_door
+        self.connection = connection
+        for item in self.items:
+            if item.sequence >= hello.from_sequence:
+                connection.write(pack_frame(item))
+        return self
 
-    async def cancel(self, event: Cancel) -> None:
-        self.calls.append(("cancel", event))
+    def take(self, message: object) -> None:
+        assert self.connection is not None
+        if isinstance(message, Acknowledge):
+            self.acknowledged.append(message.sequence)
+            return
+        assert isinstance(message, Call)
+        cut, self.cut = self.cut, ""
+        if cut == "before":
+            raise ConnectionResetError("cut before")
+        match message.body:
+            case Dispatched(sequence, request, budget_ms):
+                self.calls.append(("submit", self.front_door, sequence, request, budget_ms))
+            case Cancel() as event:
+                self.calls.append(("cancel", event))
+        if cut == "after":
+            raise ConnectionResetError("cut after")
+        self.connection.write(pack_frame(Answer(message.number, "")))
+
+    def close(self) -> None:
+        pass
 
 
 class EchoWorker:
     """A worker of one stage without an engine: the prefill one says a prompt's first token, the decode one the rest.
 
-    It answers any front door, and tells its own report with every item, every 50 ms at least.
+    Its sockets and subscriptions are a worker's own.
     """
 
     def __init__(self, worker_id: str, incarnation: int) -> None:
         self.worker = WorkerRef(worker_id, incarnation)
-        self.outputs: list[RequestOutput] = []
+        self.clock = WallClock()
         self.sequence = 0
-        self.openings = 0
-        self.dispatches = 0
         self.cancelled: list[str] = []
-        self.news = asyncio.Event()
+        self.lost: list[str] = []
+        self.taken: list[tuple[str, int]] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.server: PeerServer | None = None
 
     def pid(self) -> int:
         return os.getpid()
@@ -87,60 +115,49 @@ class EchoWorker:
     def cancels(self) -> list[str]:
         return self.cancelled
 
-    def report(self) -> WorkerReport:
-        return replace(
-            report_of(self.worker, self.sequence), pid=os.getpid(), dispatch_sequence=self.dispatches, draining=False
-        )
+    async def peer_address(self) -> PeerAddress:
+        if self.server is None:
+            config = WorkerConfig(report_every_s=0.05)
+            self.subscriptions = Subscriptions(self.worker, config, self.clock, self.report, self.feed)
+            self.server = PeerServer(self.worker, lambda message: None, self.subscriptions)
+            await self.server.start("127.0.0.1", (0, 0))
+        return PeerAddress(self.worker, self.server.address, self.server.secret)
 
-    async def subscribe(self, front_door: str, incarnation: int, from_sequence: int) -> AsyncIterator[bytes]:
-        self.openings += 1
-        mine = self.openings
-        while mine == self.openings:  # a newer opening ends an older one
-            outputs, self.outputs = tuple(self.outputs), []
-            self.sequence += 1
-            yield pack(
-                StreamItem("s", self.sequence, time.monotonic_ns(), self.worker, os.getpid(), self.report(), outputs)
-            )
-            self.news.clear()
-            try:
-                await asyncio.wait_for(self.news.wait(), 0.05)
-            except TimeoutError:
-                continue
+    def report(self, dispatches: int) -> WorkerReport:
+        self.sequence += 1
+        found = report_of(self.worker, self.sequence)
+        return replace(found, pid=os.getpid(), dispatch_sequence=dispatches, draining=False)
 
-    async def acknowledge(self, front_door: str, incarnation: int, sequence: int) -> None:
-        pass
+    def feed(self, event: Submit | Cancel | FrontDoorLost) -> None:
+        match event:
+            case Submit(front_door, request):
+                self.taken.append((request.request_id, request.attempt))
+                task = asyncio.get_running_loop().create_task(self.prefill(front_door, request))
+                self.tasks.add(task)
+                task.add_done_callback(self.tasks.discard)
+            case Cancel(request_id=request_id):
+                self.cancelled.append(request_id)
+            case FrontDoorLost(front_door=front_door):
+                self.lost.append(front_door)
 
-    async def submit(self, front_door: str, dispatch: int, packed: bytes, budget_ms: int | None) -> None:
-        request: Request = unpack(packed)
-        self.dispatches = dispatch
-        self.say(
-            RequestOutput(
-                request.request_id,
-                request.attempt,
-                0,
-                request.prompt[:1],
-                marks=(Mark(MarkKind.FIRST_TOKEN, time.monotonic_ns()),),
-            )
-        )
+    async def prefill(self, front_door: str, request: Request) -> None:
+        first = Mark(MarkKind.FIRST_TOKEN, self.clock.now_ns())
+        output = RequestOutput(request.request_id, request.attempt, 0, request.prompt[:1], marks=(first,))
+        self.subscriptions.push(front_door, (output,))
         assert request.handoff_to is not None
         if request.request_id.startswith("echo"):
             decode = ray.get_actor(actor_name("test", request.handoff_to.worker_id), namespace=NAMESPACE)
             await asyncio.sleep(0.1)  # a hand-off takes longer than the way of the first token
-            await decode.decode.remote(request)
+            await decode.decode.remote(front_door, request)
 
-    async def decode(self, request: Request) -> None:
+    async def decode(self, front_door: str, request: Request) -> None:
         for index in range(1, len(request.prompt)):
             is_last = index + 1 == len(request.prompt)
             finish = FinishReason.STOP if is_last else None
-            self.say(RequestOutput(request.request_id, request.attempt, index, (request.prompt[index],), finish))
+            tokens = (request.prompt[index],)
+            output = RequestOutput(request.request_id, request.attempt, index, tokens, finish)
+            self.subscriptions.push(front_door, (output,))
             await asyncio.sleep(0.002)
-
-    async def cancel(self, event: Cancel) -> None:
-        self.cancelled.append(event.request_id)
-
-    def say(self, output: RequestOutput) -> None:
-        self.outputs.append(output)
-        self.news.set()
 
 
 class Directory:

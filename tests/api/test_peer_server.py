@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from typing import NoReturn
 
 import pytest
 
 from services.core.actions import PeerMessage
 from services.core.errors import ConfigError, PortBusyError
+from services.core.frames import LENGTH, NONCE_BYTES, proof, unpack_frame
 from services.core.peer import Ack, Offer, PeerBody, Renew
 from services.core.request import Discipline, WorkerRef
 from services.core.wire import PeerAddress
 from services.worker import peer_calls, peer_server
 from services.worker.peer_calls import PeerChannels
-from services.worker.peer_server import LENGTH, NONCE_BYTES, PeerServer, pack_frame, proof, unpack_frame
+from services.worker.peer_server import PeerServer, pack_messages, unpack_messages
 from services.worker.peers import PeerGone
 from tests.factories import make_request
 
@@ -24,12 +26,19 @@ OFFER = Offer("r/1", 1, make_request("r", tuple(range(512)), max_tokens=4), 512,
 BODIES: tuple[PeerBody, ...] = (OFFER, Renew((("r/1", 1),)), Ack("r/1", 1))
 
 
+class NoDoors:
+    """No front door is expected."""
+
+    def open(self, hello: object, connection: object) -> NoReturn:
+        raise AssertionError(f"{hello} subscribed")
+
+
 class End:
     """A server, what it was fed, and how its callers find it."""
 
     def __init__(self) -> None:
         self.fed: list[PeerMessage] = []
-        self.server = PeerServer(PEER, self.fed.append)
+        self.server = PeerServer(PEER, self.fed.append, NoDoors())
         self.lookups = 0
         self.gone = ""
 
@@ -42,7 +51,7 @@ class End:
     async def restart(self) -> None:
         """Hang up and listen anew, as after a broken network."""
         self.server.close()
-        self.server = PeerServer(PEER, self.fed.append)
+        self.server = PeerServer(PEER, self.fed.append, NoDoors())
         await self.server.start("127.0.0.1", (0, 0))
 
 
@@ -70,7 +79,7 @@ async def test_a_message_for_an_earlier_process_is_refused(end: End) -> None:
     with pytest.raises(PeerGone, match="restarted"):
         await channels(ME, RESTARTED, 1, BODIES)
     channel = await channels._connect(PEER)
-    assert await channel.call(pack_frame(ME, RESTARTED, 1, BODIES)) == peer_server.NOT_MINE
+    assert await channel.call(pack_messages(ME, RESTARTED, 1, BODIES)) == peer_server.NOT_MINE
     assert end.fed == []
     channels.close()
 
@@ -112,7 +121,7 @@ async def test_without_the_secret_nothing_is_taken(end: End, secret: bytes) -> N
     host, port = end.server.address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     nonce = await reader.readexactly(NONCE_BYTES)
-    writer.write(proof(secret, nonce) + pack_frame(ME, PEER, 1, BODIES))
+    writer.write(proof(secret, nonce) + pack_messages(ME, PEER, 1, BODIES))
     assert await hangs_up(reader)
     assert end.fed == []
     writer.close()
@@ -155,9 +164,9 @@ async def test_a_caller_that_never_proves_itself_is_hung_up_on(end: End, monkeyp
 async def test_a_bad_address_or_a_full_range_is_told(end: End) -> None:
     taken = int(end.server.address.split(":")[1])
     with pytest.raises(PortBusyError, match=rf"worker.peer_ports = \[{taken}, {taken}\]"):
-        await PeerServer(PEER, print).start("127.0.0.1", (taken, taken))
+        await PeerServer(PEER, print, NoDoors()).start("127.0.0.1", (taken, taken))
     with pytest.raises(ConfigError, match=r"worker\.host"):
-        await PeerServer(PEER, print).start("203.0.113.7", (0, 0))
+        await PeerServer(PEER, print, NoDoors()).start("203.0.113.7", (0, 0))
 
 
 def test_the_secret_is_not_printed() -> None:
@@ -165,5 +174,5 @@ def test_the_secret_is_not_printed() -> None:
 
 
 def test_frames_come_back_as_they_went() -> None:
-    frame = pack_frame(ME, PEER, 5, BODIES)
-    assert unpack_frame(frame[LENGTH.size :]) == (ME, PEER, 5, BODIES)
+    frame = pack_messages(ME, PEER, 5, BODIES)
+    assert unpack_messages(unpack_frame(frame[LENGTH.size :])) == (ME, PEER, 5, BODIES)

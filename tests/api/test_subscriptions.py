@@ -11,10 +11,10 @@ import ray
 
 from services.core.actions import Cancel
 from services.core.clock import WallClock
+from services.core.door import StreamItem
 from services.core.errors import UnavailableError
 from services.core.request import FinishReason, Request, SamplingParams, WorkerRef
-from services.core.wire import NAMESPACE, StreamItem, WorkerInfo, actor_name
-from services.frontdoor import subscriptions
+from services.core.wire import NAMESPACE, WorkerInfo, actor_name
 from services.frontdoor.subscriptions import Subscriptions
 from tests.api.actors import PlainWorker
 
@@ -139,12 +139,33 @@ async def test_a_stream_that_ends_is_opened_again_where_it_stopped(rig: Rig) -> 
     assert (rig.lost, rig.gaps) == ([], [])
 
 
-async def test_a_long_stream_is_opened_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscriptions, "REOPEN_AFTER_ITEMS", 50)
-    actor = await rig.launch(5, *range(1, 171))
-    await rig.until(lambda: len(rig.items) == 170)
-    assert rig.items == list(range(1, 171))
-    assert (await actor.seen.remote())["opened"] == [1, 51, 101, 151]
+@pytest.mark.parametrize("where", ["before", "after"])
+async def test_a_call_whose_connection_breaks_is_said_again_in_order(rig: Rig, where: str) -> None:
+    actor = await rig.launch(5, 1)
+    await rig.until(lambda: rig.items)
+    worker = WorkerRef("prefill-0", 5)
+    await actor.cut_next_call.remote(where)
+    # One after the other at once, as the performer makes them: the cancel must not overtake the submit.
+    await asyncio.gather(rig.subscriptions.submit(worker, 1, REQUEST, None), rig.subscriptions.cancel(worker, CANCEL))
+    calls = (await actor.seen.remote())["calls"]
+    # This worker keeps no book of what it took; a real one takes a call that is said again once.
+    submits = 1 if where == "before" else 2
+    assert calls == [("submit", "frontdoor-1", 1, REQUEST, None)] * submits + [("cancel", CANCEL)]
+    assert (rig.lost, rig.gaps) == ([], [])
+
+
+async def test_a_call_to_a_worker_that_dies_with_it_fails(rig: Rig) -> None:
+    actor = await rig.launch(5, 1)
+    await rig.until(lambda: rig.items)
+    pid = await actor.pid.remote()
+    os.kill(pid, signal.SIGSTOP)
+    call = asyncio.ensure_future(rig.subscriptions.submit(WorkerRef("prefill-0", 5), 1, REQUEST, None))
+    await asyncio.sleep(0.05)
+    assert not call.done()
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(UnavailableError, match="prefill-0 is lost: its process died"):
+        await call
+    del rig.actors[5]
 
 
 async def test_a_gap_is_told_and_what_is_sent_twice_is_dropped(rig: Rig) -> None:

@@ -21,10 +21,10 @@ from services.core.actions import (
     WorkerReport,
 )
 from services.core.clock import NS_PER_S
+from services.core.door import StreamItem
 from services.core.errors import UnavailableError
 from services.core.request import FinishReason, Request, WorkerRef
 from services.core.timeline import Mark, MarkKind
-from services.core.wire import StreamItem
 from services.frontdoor.performer import Performer
 from tests.unit.frontdoor.reports import report_of
 

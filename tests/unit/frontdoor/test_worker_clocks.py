@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from services.core.clock import NS_PER_MS, NS_PER_S
+from services.core.door import StreamItem
 from services.core.request import WorkerRef
-from services.core.wire import StreamItem
 from services.frontdoor.worker_clocks import WINDOW_NS, WorkerClocks
 
 HERE, ELSEWHERE = 7, 8
