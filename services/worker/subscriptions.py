@@ -96,7 +96,7 @@ class Subscriptions:
         subscription.opening += 1
         subscription.heard_ns = self._clock.now_ns()
         for sequence, frame in subscription.unacknowledged:
-            if sequence >= hello.from_sequence:
+            if sequence >= hello.from_sequence and not connection.is_closing():
                 connection.write(frame)
         self._flush(subscription)
         return Line(self, subscription, connection)
@@ -116,8 +116,9 @@ class Subscriptions:
                 # A call that was taken on an earlier connection, where its answer was lost, is answered alone.
                 error = self._perform(subscription, body) if number > subscription.calls else ""
                 subscription.calls = max(subscription.calls, number)
-                if subscription.connection is not None:
-                    subscription.connection.write(pack_frame(Answer(number, error)))
+                connection = subscription.connection
+                if connection is not None and not connection.is_closing():
+                    connection.write(pack_frame(Answer(number, error)))
             case _:
                 raise ValueError(f"a front door does not say {type(message).__name__}")
 

@@ -49,7 +49,7 @@ class PlainWorker:
         for sequence in sequences:
             output = RequestOutput("r1", 1, sequence - 1, (sequence,))
             self.items.append(StreamItem("s", sequence, 0, self.worker, os.getpid(), None, (output,)))
-            if self.connection is not None:
+            if self.connection is not None and not self.connection.is_closing():
                 self.connection.write(pack_frame(self.items[-1]))
 
     async def end_streams(self) -> None:
