@@ -263,7 +263,7 @@ class Emit:
 
 @dataclass(frozen=True, slots=True)
 class SendPeer:
-    """Send a control message to another worker by actor call; a failure comes back as WorkerLost."""
+    """Send a control message to another worker; a failure comes back as WorkerLost."""
 
     to: WorkerRef
     body: PeerBody

@@ -14,7 +14,8 @@ output_text.py       an output's tokens to text: whole characters, stop strings
 choices.py           the outputs of one call, and their tokens as they come
 worker_clocks.py     workers' times on this process's clock
 performer.py         hosts the request flow and performs its actions
-subscriptions.py     token streams from workers, and calls to them, through Ray
+worker_channel.py    one connection to a worker
+subscriptions.py     token streams from workers, and calls to them
 call.py              what is known of one call: id, deadline, who calls
 layers.py            what surrounds every handler, in order
 status.py            errors to google.rpc statuses

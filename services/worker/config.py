@@ -15,15 +15,15 @@ from services.telemetry.config import TelemetryConfig
 class WorkerConfig(Strict):
     """How a worker behaves towards its clients, peers and controller."""
 
-    host: str = Field("127.0.0.1", description="Address that peers reach this worker's KV store and links on.")
-    report_every_s: float = Field(0.1, gt=0, description="Longest silence on a subscription.")
+    host: str = Field("127.0.0.1", description="Address that front doors and other workers reach this one on.")
+    report_every_s: float = Field(0.1, gt=0, description="Longest silence towards a front door.")
     subscription_expiry_s: float = Field(5.0, gt=0, description="A front door silent this long is gone.")
     max_unacknowledged_items: int = Field(4096, ge=16, description="Stream items kept for a front door that lags.")
     controller_silence_s: float = Field(60.0, gt=0, description="Drain and exit when no controller calls this long.")
     lend_cores: bool = Field(True, description="Let decode steps use the cores of workers that idle, on one host.")
     rank_timeout_s: float = Field(10.0, gt=0, description="A rank that is this late in a step is lost.")
     store_ports: tuple[int, int] = Field((0, 0), description="Port range of KV stores; (0, 0): any free port.")
-    peer_ports: tuple[int, int] = Field((0, 0), description="Port range of messages between workers; (0, 0): any.")
+    peer_ports: tuple[int, int] = Field((0, 0), description="Port range of front doors and peers; (0, 0): any.")
 
 
 class WorkerSpec(Strict):

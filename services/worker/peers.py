@@ -1,4 +1,4 @@
-"""Control messages to other workers: one ordered queue a peer process, sent by actor call."""
+"""Control messages to other workers: one ordered queue a peer process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Peers:
     """Outgoing control messages.
 
     One call is under way to each peer at a time and takes everything that is queued: that keeps the order, which
-    concurrent actor calls would not, and it makes bursts cheap.
+    concurrent calls would not, and it makes bursts cheap.
 
     Args:
         call: reaches a peer.
