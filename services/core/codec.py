@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from enum import StrEnum
 from functools import cache, lru_cache
 from typing import Any
@@ -31,14 +31,15 @@ _PLAIN = frozenset((int, str, float, bool, type(None)))
 
 
 @cache
-def _field_names(cls: type[Any]) -> tuple[str, ...]:
+def _field_names(cls: Hashable) -> tuple[str, ...]:
+    assert isinstance(cls, type)
     assert dataclasses.is_dataclass(cls), f"{cls.__name__} cannot be logged"
     return tuple(field.name for field in dataclasses.fields(cls))
 
 
 def encode(value: object) -> Json:
     """Plain JSON; dataclasses and enums carry their type's name, bytes are hex, tuples are lists."""
-    cls: type[Any] = type(value)
+    cls = type(value)
     if cls in _PLAIN:
         return value
     if isinstance(value, tuple | list):
