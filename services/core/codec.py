@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from enum import StrEnum
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 from services.core import actions, batch, door, output, peer, request, timeline
@@ -30,11 +30,16 @@ _PLAIN = frozenset((int, str, float, bool, type(None)))
 """Types that JSON has."""
 
 
-@cache
-def _field_names(cls: Hashable) -> tuple[str, ...]:
-    assert isinstance(cls, type)
-    assert dataclasses.is_dataclass(cls), f"{cls.__name__} cannot be logged"
-    return tuple(field.name for field in dataclasses.fields(cls))
+class _FieldNames(dict[type[Any], tuple[str, ...]]):
+    """Names of a dataclass's fields, asked for once."""
+
+    def __missing__(self, cls: type[Any]) -> tuple[str, ...]:
+        assert dataclasses.is_dataclass(cls), f"{cls.__name__} cannot be logged"
+        found = self[cls] = tuple(field.name for field in dataclasses.fields(cls))
+        return found
+
+
+_FIELD_NAMES = _FieldNames()
 
 
 def encode(value: object) -> Json:
@@ -51,7 +56,7 @@ def encode(value: object) -> Json:
     if isinstance(value, int | float | str):
         return value
     encoded: dict[str, Json] = {"_": cls.__name__}
-    for name in _field_names(cls):
+    for name in _FIELD_NAMES[cls]:
         each = getattr(value, name)
         encoded[name] = each if type(each) in _PLAIN else encode(each)
     return encoded
