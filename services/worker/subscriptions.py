@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BUFFERED_BYTES = 8 << 20
 """A connection that has this much unsent gets no new item until it is read; outputs wait, up to their own bound."""
+MAX_FAILURES = 256
+"""Answers of failed calls that are kept for a front door that says them again."""
 Feed = Callable[[Submit | Cancel | FrontDoorLost], None]
 
 
@@ -32,6 +34,7 @@ class _Subscription:
         connection: where it is told; None between two connections.
         opening: counts openings.
         calls: highest number of a call that was taken.
+        failures: what the last failed calls were answered with, by their numbers.
         pending: outputs that no item holds yet.
         unacknowledged: frames of items that were made and may have to be sent again, by their sequence.
         flush: when the next item is due.
@@ -45,6 +48,7 @@ class _Subscription:
     sequence: int = 0
     dispatches: int = 0
     calls: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
     pending: list[Output] = field(default_factory=list)
     unacknowledged: deque[tuple[int, bytes]] = field(default_factory=deque)
     flush: asyncio.Handle | None = None
@@ -114,15 +118,17 @@ class Subscriptions:
                     subscription.unacknowledged.popleft()
             case Call(number, Dispatched() | Cancel() as body):
                 # A call that was taken on an earlier connection, where its answer was lost, is answered alone.
-                error = self._perform(subscription, body) if number > subscription.calls else ""
-                subscription.calls = max(subscription.calls, number)
+                if number > subscription.calls:
+                    subscription.calls = number
+                    self._perform(subscription, number, body)
+                error = subscription.failures.get(number, "")
                 connection = subscription.connection
                 if connection is not None and not connection.is_closing():
                     connection.write(pack_frame(Answer(number, error)))
             case _:
                 raise ValueError(f"a front door does not say {type(message).__name__}")
 
-    def _perform(self, subscription: _Subscription, body: Dispatched | Cancel) -> str:
+    def _perform(self, subscription: _Subscription, number: int, body: Dispatched | Cancel) -> None:
         try:
             if isinstance(body, Dispatched):
                 subscription.dispatches = max(subscription.dispatches, body.sequence)
@@ -131,8 +137,9 @@ class Subscriptions:
                 self._feed(body)
         except Exception as error:  # a bug that one request hits must not end the streams of all others
             logger.exception("a %s of front door %s failed", type(body).__name__, subscription.front_door)
-            return f"{type(error).__name__}: {error}"
-        return ""
+            subscription.failures[number] = f"{type(error).__name__}: {error}"
+            if len(subscription.failures) > MAX_FAILURES:
+                del subscription.failures[next(iter(subscription.failures))]
 
     def detach(self, subscription: _Subscription, connection: asyncio.WriteTransport) -> None:
         """A connection ended; its subscription lives on until its lease ends."""

@@ -158,6 +158,12 @@ async def test_what_the_worker_fails_on_is_that_calls_error_alone(worker: Worker
     channel.write(pack_frame(Call(1, dispatched("bad", 1))))
     channel.write(pack_frame(Call(2, dispatched("good", 2))))
     assert [await answer(channel), await answer(channel)] == [Answer(1, "RuntimeError: a bug"), Answer(2, "")]
+    channel.close()  # the answers are lost all the same: the failure is told again, and not tried again
+    worker.failing = ""
+    again = await worker.connect()
+    again.write(pack_frame(Call(1, dispatched("bad", 1))))
+    assert await answer(again) == Answer(1, "RuntimeError: a bug")
+    assert [event.request.request_id for event in worker.fed if isinstance(event, Submit)] == ["good"]
 
 
 async def test_a_lease_outlives_its_connection_and_ends_with_silence(worker: Worker) -> None:
