@@ -27,11 +27,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from loadgen.judge import RunFacts, Tally
-from loadgen.replay import Interrupt, Limits, Replayer, freeze_garbage_collection, noted_interrupt
+from loadgen.replay import Interrupt, Limits, Replayer, noted_interrupt
 from loadgen.schedule import Schedule, ScheduledRequest
 from loadgen.targets import SimulatedTarget, Target, TargetSpec, make_target
 from services.core.clock import NS_PER_MS, NS_PER_S, Clock, WallClock
 from services.core.errors import ConfigError, InternalError, StartupError, TriptychError, UnavailableError
+from services.core.heap import freeze_heap
 from services.core.report import Report, report_from_json, report_to_json
 from services.core.seeds import new_incarnation
 from services.core.slo import RequestSample, Slo, sample_from_json
@@ -122,7 +123,7 @@ async def _send_share(run: Run, share: int, pipe: Connection, write: Callable[[R
         allowed_lag_ns = int(run.max_lag_ms * NS_PER_MS)
         replayer = Replayer(requests, target, clock, limits, run.slo, write, run_id, allowed_lag_ns)
         replayer.prepare_start()
-        freeze_garbage_collection()
+        freeze_heap(full_every=1000)
         commands: asyncio.Queue[int] = asyncio.Queue()
         asyncio.get_running_loop().add_reader(pipe.fileno(), _take_command, pipe, commands, replayer)
         _say(pipe, kind="ready")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import resource
 import signal
 import threading
@@ -257,13 +256,6 @@ class Replayer:
 def _cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
-
-
-def freeze_garbage_collection() -> None:
-    """Keep full collections out of the run: what exists now is never looked at again, what comes is collected young."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 1000)
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from services.controller.events import EventBatch
 from services.core.clock import NS_PER_S, WallClock
 from services.core.config import ModelConfig
 from services.core.decision_log import DecisionLog
+from services.core.heap import freeze_heap
 from services.core.seeds import new_incarnation
 from services.core.wire import WorkerInfo
 from services.engine.checkpoint import model_digest, read_shape
@@ -160,6 +161,7 @@ class FrontDoor:
             PortBusyError: a port is held by something that is not this cluster.
         """
         await self._servers.start()
+        freeze_heap()
         self._tasks = [
             asyncio.create_task(self._subscriptions.run(self._performer)),
             asyncio.create_task(self._watch()),

@@ -31,7 +31,7 @@ class Choices:
         self.streams: dict[int, ClientStream] = {}
         self._news = asyncio.Event()
         self._submit = submit
-        self._ended: set[int] = set()
+        self._live: dict[int, ClientStream] = {}
         self._later: dict[int, list[tuple[int, Request]]] = {}
         self._num_outputs = 0
         try:
@@ -44,19 +44,23 @@ class Choices:
     def _add(self, requests: Sequence[Request]) -> None:
         first = self._num_outputs
         self._num_outputs += len(requests)
-        self.streams[first] = self._submit(requests[0], self._news)
-        self._later[first] = list(enumerate(requests[1:], start=first + 1))
+        self._start(first, requests[0])
+        if len(requests) > 1:
+            self._later[first] = list(enumerate(requests[1:], start=first + 1))
         if not requests[0].block_hashes:
             self._start_others(first)
 
+    def _start(self, index: int, request: Request) -> None:
+        self.streams[index] = self._live[index] = self._submit(request, self._news)
+
     def _start_others(self, first: int) -> None:
         for index, request in self._later.pop(first, ()):
-            self.streams[index] = self._submit(request, self._news)
+            self._start(index, request)
 
     @property
     def done(self) -> bool:
         """Whether every output has its end."""
-        return len(self._ended) == self._num_outputs
+        return not self._live and not self._later
 
     async def chunks(self, at_most_s: float | None = None) -> list[tuple[int, Chunk]]:
         """(number of the output, what came): all that is there now, or what comes first.
@@ -70,20 +74,26 @@ class Choices:
         found = self._take()
         if found or self.done:
             return found
+        if at_most_s is None:
+            return await self._next()
         try:
             async with asyncio.timeout(at_most_s):
-                while not found:
-                    await self._news.wait()
-                    self._news.clear()
-                    found = self._take()
+                return await self._next()
         except TimeoutError:
             return []
-        return found
+
+    async def _next(self) -> list[tuple[int, Chunk]]:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if found := self._take():
+                return found
 
     def _take(self) -> list[tuple[int, Chunk]]:
-        ready = [(i, stream) for i, stream in self.streams.items() if i not in self._ended and stream.ready]
         found: list[tuple[int, Chunk]] = []
-        for index, stream in ready:
+        for index, stream in list(self._live.items()):
+            if not stream.ready:
+                continue
             try:
                 chunk = stream.take()
             except Exception:
@@ -91,14 +101,14 @@ class Choices:
                     break  # what came before the failure is given first
                 raise
             if chunk.finish is not None:
-                self._ended.add(index)
+                del self._live[index]
             found.append((index, chunk))
             self._start_others(index)
         return found
 
     def stop(self, index: int) -> None:
         """End an output well: a stop string appeared in it."""
-        self._ended.add(index)
+        self._live.pop(index, None)
         self.streams[index].stop()
         self._start_others(index)
 

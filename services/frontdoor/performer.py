@@ -185,13 +185,11 @@ class Performer:
     def receive(self, item: StreamItem) -> None:
         """One item of a subscription; its marks are brought to this process's clock."""
         offset_ns = self._clocks.offset_ns(item, self._clock.now_ns())
+        for output in item.outputs:
+            if isinstance(output, RequestOutput) and (stream := self._streams.get(output.request_id)) is not None:
+                for mark in output.marks:
+                    stream.timeline.add(mark.kind, mark.at_ns + offset_ns, item.worker.worker_id, item.pid)
         outputs = by_request(item.outputs)
-        for output in outputs:
-            stream = self._streams.get(output.request_id)
-            if stream is None:
-                continue
-            for mark in output.marks:
-                stream.timeline.add(mark.kind, mark.at_ns + offset_ns, item.worker.worker_id, item.pid)
         if item.report is not None:
             self._feed(item.report)
         if outputs:
@@ -294,7 +292,8 @@ class Performer:
         stream = self._streams.get(action.destination)
         if stream is None:  # the client went away first
             return
-        for output in by_request(action.outputs):
+        for output in action.outputs:
+            assert isinstance(output, RequestOutput), "the flow tells outputs apart by request"
             if not stream.push(output, now):
                 message = f"the client left {MAX_PENDING_TOKENS} tokens unread"
                 self._give_up(stream, FinishReason.CANCELLED, OverloadedError(message, reason="SLOW_CLIENT"))

@@ -200,7 +200,7 @@ class Detokenizer:
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Text that became complete with these ids; may be empty."""
-        return self._strip(self._utf8.decode(b"".join(self._pieces.of(token_id) for token_id in token_ids)))
+        return self._strip(self._utf8.decode(b"".join(map(self._pieces.of, token_ids))))
 
     def flush(self) -> str:
         """What is left at the end of the output: U+FFFD for a character that was cut, else nothing."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from services.core.actions import Drain, LinkRole, WorkerReport
 from services.core.clock import NS_PER_S, WallClock
 from services.core.errors import UnavailableError
+from services.core.heap import freeze_heap
 from services.core.wire import LinkProbe, PeerAddress, WorkerInfo
 from services.telemetry.logs import configure as configure_logs
 from services.worker.config import WorkerSpec
@@ -52,6 +53,7 @@ class WorkerActor:
         channels = PeerChannels(ActorDirectory(self._spec.cluster_id))
         started: WorkerProcess = process.WorkerProcess(self._spec, loaded, channels)
         await started.peer_server.start(self._spec.worker.host, self._spec.worker.peer_ports)
+        freeze_heap()
         self._process = started
         self._heard_ns = self._clock.now_ns()
         self._maintenance = asyncio.get_running_loop().create_task(self._maintain())
