@@ -38,7 +38,7 @@ from services.core.report import Report
 from services.core.slo import Slo
 
 EXIT_FAILED = 1
-"""It ran and the result does not hold: the generator was the bottleneck, or nobody answered."""
+"""It ran and the result does not hold: the generator was the bottleneck, nobody answered, or no request succeeded."""
 EXIT_CANNOT_START = 2
 EXIT_INTERRUPTED = 130
 
@@ -49,8 +49,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Replay real workloads against a server and judge it.\n\n"
-        "Exit status: 0 done; 1 the run's numbers do not hold (the generator was the bottleneck, nobody answered); "
-        "2 it could not start; 130 interrupted, with the report of what was gathered."
+        "Exit status: 0 done; 1 the run's numbers do not hold (the generator was the bottleneck, nobody answered, no "
+        "request succeeded); 2 it could not start; 130 interrupted, with the report of what was gathered."
     ),
 )
 app.add_typer(synth, name="synth")
@@ -165,6 +165,9 @@ def replay(
         raise typer.Exit(EXIT_FAILED)
     if report.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
+    if report.judged and not report.succeeded:
+        err.print("[bold red]no request succeeded[/]: see the table of those that did not")
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
@@ -277,8 +280,15 @@ def tell(prepared: Prepared) -> None:
 
 
 def write_page(path: Path, reports: Sequence[Report], names: Sequence[str]) -> None:
-    """Write the HTML page."""
-    path.write_text(page(reports, names), encoding="utf-8")
+    """Write the HTML page.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        path.write_text(page(reports, names), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError("page", str(path), f"cannot be written: {error.strerror or error}") from None
 
 
 def show(tables: Sequence[Table]) -> None:

@@ -67,9 +67,17 @@ def prepare(workload: WorkloadOptions, shape: TraceOptions, seed: int, as_text: 
 
 
 def make_run(prepared: Prepared, target: TargetOptions, run: RunOptions, folder: Path) -> Run:
-    """The run that both `replay` and `search` begin with."""
+    """The run that both `replay` and `search` begin with; its folder is made.
+
+    Raises:
+        ConfigError: no target, or a folder that cannot be made.
+    """
     if target.target is None:
         raise ConfigError("--target", None, "name the server: grpc://host:port, http://host:port or https://host")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("--out", str(folder), f"cannot be a folder for results: {error.strerror or error}") from None
     slo = run.slo()
     flags = (target.chat, target.ignore_eos, target.keep_alive)
     return Run(

@@ -122,6 +122,26 @@ def test_bad_options_are_one_sentence(arguments: tuple, code: int, said: str, tm
     assert said in ran.stderr and "Traceback" not in ran.stderr
 
 
+def test_a_late_generator_and_a_target_that_only_fails_end_with_1_and_keep_the_report(tmp_path: Path) -> None:
+    workload = steady(tmp_path, 20)
+    with stub_server() as (url, _):
+        late = loadgen("replay", "-w", workload, "-t", url, "-o", tmp_path / "late", "--max-lag-ms", 0)
+    with stub_server(every=1, wrong=["500"]) as (url, _):
+        failed = loadgen("replay", "-w", workload, "-t", url, "-o", tmp_path / "failed", "--max-lag-ms", 600_000)
+    assert (late.returncode, failed.returncode) == (1, 1), late.stderr + failed.stderr
+    assert "the generator was the bottleneck: requests were sent late" in late.stderr
+    assert "no request succeeded" in failed.stderr and "planted 500" in failed.stdout
+    for name, ran in (("late", late), ("failed", failed)):
+        assert "Traceback" not in ran.stderr and (tmp_path / name / "report.html").is_file()
+        assert json.loads((tmp_path / name / "report.json").read_text())["sent"] == 20
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_sent(tmp_path: Path) -> None:
+    workload = steady(tmp_path)
+    ran = loadgen("replay", "-w", workload, "-t", "http://127.0.0.1:9", "-o", workload)
+    assert ran.returncode == 2 and "cannot be a folder for results: File exists" in ran.stderr
+
+
 def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
     ran = loadgen("compare", tmp_path, tmp_path)
     assert ran.returncode == 2 and "cannot be read as a report" in ran.stderr

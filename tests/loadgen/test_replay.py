@@ -170,7 +170,7 @@ def test_a_stall_moves_what_is_counted_from_the_intended_time_and_not_from_the_a
     ttft = report.latency.ttft_ms
     assert ttft.intended is not None and ttft.sent is not None
     assert ttft.intended.p90.value > 1000
-    assert ttft.intended.p90.value > 3 * ttft.sent.p90.value
+    assert ttft.sent.p90.value < 500 and ttft.sent.max > 1000  # the two that were under way saw it, no other
     assert "waited for a free slot" in report.generator.bottleneck[0]
 
 
