@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from services.core.actions import Action
+from services.core.output import StepTokens
 from services.core.request import Discipline, Request
 from services.core.timeline import MarkKind
 from services.decode.config import DecodeConfig
@@ -65,9 +65,11 @@ class DecodeStage:
                 raise AssertionError(f"not for the decode stage: {event}")
         return []
 
-    def advance(self, now: int, sampled: Sequence[Sampled]) -> list[Action]:
+    def advance(
+        self, now: int, sampled: Sequence[Sampled], plain: tuple[str, StepTokens] | None = None
+    ) -> list[Action]:
         """Every token goes out; a request that is done gives its blocks back."""
-        outputs = StepOutputs()
+        outputs = StepOutputs(plain)
         actions: list[Action] = []
         for state, token, logprob in outputs.take_plain(sampled):
             if state.num_new_outputs == 2:
@@ -84,6 +86,10 @@ class DecodeStage:
         """Grant offers in order while the accept rule holds."""
         actions: list[Action] = []
         pressure: BackPressure | None = None
+        if not len(self._intake):
+            self._intake.hold_back(None)
+            self._scheduler.promise(len(self._granted), None)
+            return actions
         while (offer := self._intake.head()) is not None:
             pressure = back_pressure(offer, self._intake_load(), self._config)
             if pressure is not None:
@@ -102,16 +108,25 @@ class DecodeStage:
 
     def drop(self, request_id: str) -> Request | None:
         """Forget a request that is over; its transfer was cancelled."""
-        for offer in [*self._intake.offers(), *self._granted.values()]:
-            if offer.request.request_id == request_id:
-                self._intake.remove(offer.transfer_id)
-                self._granted.pop(offer.transfer_id, None)
-                return offer.request
-        return None
+        offer = self._find(request_id)
+        if offer is None:
+            return None
+        self._intake.remove(offer.transfer_id)
+        self._granted.pop(offer.transfer_id, None)
+        return offer.request
 
     def held(self) -> list[Request]:
         """Requests that are offered or granted."""
         return [offer.request for offer in [*self._intake.offers(), *self._granted.values()]]
+
+    def find(self, request_id: str) -> Request | None:
+        """One of them."""
+        offer = self._find(request_id)
+        return None if offer is None else offer.request
+
+    def _find(self, request_id: str) -> WaitingOffer | None:
+        offers = [*self._intake.offers(), *self._granted.values()]
+        return next((offer for offer in offers if offer.request.request_id == request_id), None)
 
     def state(self) -> object:
         """Offers in their order, and the transfers that were granted."""
@@ -122,10 +137,9 @@ class DecodeStage:
         pressure = self._intake.pressure
         return len(self._intake), "" if pressure is None else pressure.value
 
-    def counts(self) -> Counter[str]:
+    def counts(self) -> Mapping[str, int]:
         """How often an offer began to wait."""
-        held_back = self._intake.held_back
-        return Counter({f"held_back/{reason}": held_back[reason] for reason in held_back}) if held_back else held_back
+        return {f"held_back/{reason}": count for reason, count in self._intake.held_back.items()}
 
     def _intake_load(self) -> IntakeLoad:
         """Requests that were accepted and have not had a decode step, and what else the accept rule looks at."""
@@ -133,14 +147,14 @@ class DecodeStage:
         granted = self._granted.values()
         early = [each.num_tokens for each in granted if each.request.discipline is Discipline.EARLY]
         waiting = [each.num_tokens for each in granted if each.request.discipline is Discipline.LATE]
-        waiting += [state.num_computed for state in scheduler.decodes if state.num_new_outputs == 1]
+        waiting += [state.num_computed for state in scheduler.first_decodes()]
         return IntakeLoad(
             total=self._blocks.total,
             free=self._blocks.free_blocks,
             block_size=size,
             places=scheduler.max_running - scheduler.num_running - len(self._granted),
-            waiting_blocks=sum(num_blocks(tokens, size) for tokens in waiting),
-            early_blocks=sum(num_blocks(tokens, size) for tokens in early),
+            waiting_blocks=sum([num_blocks(tokens, size) for tokens in waiting]),
+            early_blocks=sum([num_blocks(tokens, size) for tokens in early]),
             num_preempted=scheduler.num_preempted,
             blocked_since=scheduler.blocked_since,
         )

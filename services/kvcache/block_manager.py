@@ -82,10 +82,11 @@ class BlockManager:
     def extend(self, blocks: list[int], num_tokens: int) -> bool:
         """Grow `blocks` in place to cover `num_tokens` tokens, below the watermark too; False when there is no room."""
         missing = num_blocks(num_tokens, self.block_size) - len(blocks)
+        if missing <= 0:
+            return True
         if missing > self._pool.num_free:
             return False
-        if missing > 0:
-            blocks.extend(self._take(missing))
+        blocks += self._take(missing)
         return True
 
     def pin(self, blocks: Sequence[int]) -> None:
@@ -94,7 +95,7 @@ class BlockManager:
 
     def free(self, blocks: Sequence[int]) -> None:
         """One reference fewer for each block; findable ones stay cached."""
-        cached = [block in self._cache for block in blocks] if len(self._cache) else [False] * len(blocks)
+        cached = [block in self._cache for block in blocks] if len(self._cache) else ()
         self._pool.unpin(blocks, cached=cached)
 
     def publish(self, blocks: Sequence[int], hashes: Sequence[bytes], num_tokens: int) -> None:

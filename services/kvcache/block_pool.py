@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 
 class BlockPool:
@@ -49,6 +50,10 @@ class BlockPool:
         """Give out `count` blocks with one reference each; the caller has checked `num_free`."""
         assert count <= self.num_free, (count, self.num_free)
         refs = self._refs
+        if count == 1 and self._plain:
+            block = self._plain.pop()
+            refs[block] = 1
+            return [block]
         kept = max(0, len(self._plain) - count)
         blocks = self._plain[kept:]
         blocks.reverse()
@@ -78,17 +83,20 @@ class BlockPool:
         """Drop one reference of each block; those left with none join the queue, last block first.
 
         Freeing the tail of a prefix first keeps its head findable longer. Blocks without a prefix go to the head.
+
+        Args:
+            cached: which of the blocks hold a prefix; empty: none does.
         """
-        refs = self._refs
-        for block, is_cached in zip(reversed(blocks), reversed(cached), strict=True):
+        refs, plain = self._refs, self._plain
+        for block, is_cached in zip(reversed(blocks), reversed(cached) if cached else repeat(False), strict=False):
             left = refs[block] - 1
             assert left >= 0, f"block {block} is freed twice"
             refs[block] = left
-            if left == 0:
+            if not left:
                 if is_cached:
                     self._cached[block] = None
                 else:
-                    self._plain.append(block)
+                    plain.append(block)
 
     def state(self) -> object:
         """Reference counts and the exact queue order."""

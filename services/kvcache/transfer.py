@@ -56,6 +56,7 @@ class Transfers:
         self._links = links
         self._sender = SenderEnd(me, blocks, links, self._out, config)
         self._receiver = ReceiverEnd(me, blocks, links, self._out, config)
+        self._ends: tuple[tuple[str, SenderEnd | ReceiverEnd], ...] = (("out", self._sender), ("in", self._receiver))
 
     # --- what the stages call ---------------------------------------------------------------------------------
 
@@ -224,18 +225,21 @@ class Transfers:
 
     def _finish(self, now: int) -> tuple[list[Action], list[Notice]]:
         """Settle leases, bury what is over, keep the renewal timer going while anything lives."""
-        for name, end in (("out", self._sender), ("in", self._receiver)):
-            for transfer in end.born:
-                self._leases.renew((name, transfer.transfer_id, transfer.attempt), now)
-            end.born.clear()
-            for transfer_id, attempt, state in end.ended:
-                self._leases.release((name, transfer_id, attempt))
-                self._tombstones[name, transfer_id, attempt] = (state, now + 2 * self._ttl_ns)
-                over = end.find(transfer_id, attempt)
-                if over is not None and over.posted:
-                    over.posts_due_ns = now + self._drain_ns
-            end.ended.clear()
-            end.bury()
+        for name, end in self._ends:
+            if end.born:
+                for transfer in end.born:
+                    self._leases.renew((name, transfer.transfer_id, transfer.attempt), now)
+                end.born.clear()
+            if end.ended:
+                for transfer_id, attempt, state in end.ended:
+                    self._leases.release((name, transfer_id, attempt))
+                    self._tombstones[name, transfer_id, attempt] = (state, now + 2 * self._ttl_ns)
+                    over = end.find(transfer_id, attempt)
+                    if over is not None and over.posted:
+                        over.posts_due_ns = now + self._drain_ns
+                end.ended.clear()
+            if end.may_bury:
+                end.bury()
         if not self._leases:
             self._next_renew = None
         elif self._next_renew is None:
@@ -267,8 +271,14 @@ class Transfers:
         """Time of the next renewal or expiry."""
         if not self.num_transfers:
             return None
-        times = [self._next_renew, self._leases.next_expiry(), *(each.posts_due_ns for each in self._with_due_posts())]
-        return min((time for time in times if time is not None), default=None)
+        first, expiry = self._next_renew, self._leases.next_expiry()
+        if first is None or (expiry is not None and expiry < first):
+            first = expiry
+        for _, end in self._ends:
+            for due_ns in end.posts_due():
+                if first is None or due_ns < first:
+                    first = due_ns
+        return first
 
     def owners(self) -> list[list[int]]:
         """The block references that transfers hold, for `BlockManager.check`."""

@@ -26,6 +26,7 @@ class LinkBook:
         self._open: dict[LinkKey, LinkRole] = {}
         self._quarantine_after = quarantine_after
         self._wrong: dict[LinkKey, int] = {}
+        self._newest: dict[str, int] = {}  # incarnation that spoke last, by name: no other one is left here
 
     def to_receive(self, sender: WorkerRef, sender_ranks: int) -> LinkKey:
         """The current link from `sender`, opened when it is new."""
@@ -37,7 +38,7 @@ class LinkBook:
     def to_send(self, link: LinkKey, store_address: str, receiver_ranks: int) -> None:
         """Open the link that a grant names; older epochs of the same pair are closed."""
         self._close_former(link.receiver)
-        for old in [known for known in self._open if known.receiver == link.receiver and known.epoch < link.epoch]:
+        for old in [known for known in self._open if known.epoch < link.epoch and known.receiver == link.receiver]:
             self.condemn(old, "superseded")
         self._ensure(OpenLink(link, LinkRole.SENDER, store_address, receiver_ranks))
 
@@ -77,6 +78,9 @@ class LinkBook:
 
     def _close_former(self, peer: WorkerRef) -> None:
         """A peer speaks: earlier processes of its name are dead, however quietly they went."""
+        if self._newest.get(peer.worker_id) == peer.incarnation:
+            return
+        self._newest[peer.worker_id] = peer.incarnation
         ends = [end for link in self._open for end in (link.sender, link.receiver)]
         for former in dict.fromkeys([*ends, *self._epochs]):
             if former.worker_id == peer.worker_id and former.incarnation != peer.incarnation:

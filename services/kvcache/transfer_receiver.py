@@ -42,6 +42,7 @@ class ReceiverEnd:
         self._transfers: dict[tuple[str, int], Transfer] = {}
         self.born: list[Transfer] = []
         self.ended: list[tuple[str, int, TransferState]] = []
+        self.may_bury = False  # something may be over since they were looked through
         self.end = TransferEnd(
             RECEIVER,
             {
@@ -129,6 +130,7 @@ class ReceiverEnd:
         if transfer is None or (attempt, part) not in transfer.posted:
             return
         transfer.posted.remove((attempt, part))
+        self.may_bury = True
         if transfer.link is not None and error in ("", "checksum"):
             self._links.checked(transfer.link, right=not error)
         if error and transfer.state not in TERMINAL:
@@ -194,8 +196,13 @@ class ReceiverEnd:
         """All entries, oldest first."""
         return list(self._transfers.values())
 
+    def posts_due(self) -> list[int]:
+        """When links are given up whose operations should have ended before."""
+        return [each.posts_due_ns for each in self._transfers.values() if each.posts_due_ns is not None]
+
     def bury(self) -> None:
         """Drop entries that are over."""
+        self.may_bury = False
         for key in [key for key, transfer in self._transfers.items() if transfer.is_over]:
             del self._transfers[key]
 
@@ -212,6 +219,7 @@ class ReceiverEnd:
         self.end.step(now, transfer, given)
         if transfer.state in TERMINAL and not was_over:
             self.ended.append((transfer.transfer_id, transfer.attempt, transfer.state))
+            self.may_bury = True
         self._settle(transfer)
 
     def _complete(self, now: int, transfer: Transfer) -> None:

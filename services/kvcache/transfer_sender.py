@@ -42,6 +42,7 @@ class SenderEnd:
         self._transfers: dict[str, Transfer] = {}
         self.born: list[Transfer] = []
         self.ended: list[tuple[str, int, TransferState]] = []
+        self.may_bury = False  # something may be over since they were looked through
         self.end = TransferEnd(
             SENDER,
             {
@@ -112,6 +113,7 @@ class SenderEnd:
         if transfer is None or (attempt, part) not in transfer.posted:
             return
         transfer.posted.remove((attempt, part))
+        self.may_bury = True
         if attempt == transfer.attempt and error:
             self._fail(now, transfer, "link_lost")
         elif attempt == transfer.attempt:
@@ -149,6 +151,7 @@ class SenderEnd:
         for transfer in self.transfers():
             if transfer.peer == peer:
                 transfer.posted.clear()
+                self.may_bury = True
                 self.give(now, transfer.transfer_id, Input.PEER_LOST, "peer_lost")
 
     def resend(self) -> None:
@@ -181,8 +184,13 @@ class SenderEnd:
         """All entries, oldest first."""
         return list(self._transfers.values())
 
+    def posts_due(self) -> list[int]:
+        """When links are given up whose operations should have ended before."""
+        return [each.posts_due_ns for each in self._transfers.values() if each.posts_due_ns is not None]
+
     def bury(self) -> None:
         """Drop entries that are over."""
+        self.may_bury = False
         for transfer in [transfer for transfer in self._transfers.values() if transfer.is_over]:
             del self._transfers[transfer.transfer_id]
 
@@ -196,6 +204,7 @@ class SenderEnd:
         self.end.step(now, transfer, given)
         if transfer.state in TERMINAL and not was_over:
             self.ended.append((transfer.transfer_id, transfer.attempt, transfer.state))
+            self.may_bury = True
         self._settle(now, transfer)
 
     def _settle(self, now: int, transfer: Transfer) -> None:

@@ -27,6 +27,10 @@ class HandoffQueue:
         """Handed off, failed or cancelled."""
         return self._requests.pop(request_id, None)
 
+    def get(self, request_id: str) -> Request | None:
+        """One of them."""
+        return self._requests.get(request_id)
+
     def requests(self) -> list[Request]:
         """All of them, oldest first."""
         return list(self._requests.values())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from services.core.actions import Action, Submit
+from services.core.output import StepTokens
 from services.core.request import Discipline, Request
 from services.core.timeline import MarkKind
 from services.kvcache.transfer import Transfers
@@ -47,9 +47,11 @@ class PrefillStage:
                 return self._failed(now, event)
         raise AssertionError(f"not for the prefill stage: {event}")
 
-    def advance(self, now: int, sampled: Sequence[Sampled]) -> list[Action]:
+    def advance(
+        self, now: int, sampled: Sequence[Sampled], plain: tuple[str, StepTokens] | None = None
+    ) -> list[Action]:
         """Every token goes out; after the first one the KV is offered, unless the request is decoded here."""
-        outputs, actions = StepOutputs(), []
+        outputs, actions = StepOutputs(plain), []
         for state, token, logprob in outputs.take_plain(sampled):
             if state.num_new_outputs == 1:
                 state.mark(MarkKind.PREFILL_END, now)
@@ -80,13 +82,17 @@ class PrefillStage:
         """Requests that are being handed off."""
         return self._handoffs.requests()
 
+    def find(self, request_id: str) -> Request | None:
+        """One of them."""
+        return self._handoffs.get(request_id)
+
     def pressure(self) -> tuple[int, str]:
         """Prompts wait in the scheduler alone."""
         return 0, ""
 
-    def counts(self) -> Counter[str]:
+    def counts(self) -> Mapping[str, int]:
         """Refusals are counted where they end requests."""
-        return Counter()
+        return {}
 
     def state(self) -> object:
         """Ids of the requests that are being handed off."""

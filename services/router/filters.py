@@ -22,6 +22,8 @@ class Placement:
 
 Filter = Callable[[Placement, WorkerView], bool]
 FILTERS: Registry[Filter] = Registry("filter", "router.filters")
+OF_SHAPE = frozenset({"has_role", "not_draining"})
+"""Filters whose answers are the same as long as `ClusterView.shape` is."""
 
 
 @FILTERS.register("alive")

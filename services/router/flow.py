@@ -67,16 +67,16 @@ class RequestFlow:
     def handle(self, now: int, event: Event) -> list[Action]:
         """One event in, the actions it causes out."""
         match event:
-            case Submit():
-                return self._submit(now, event)
-            case Outputs():
-                return [action for output in event.outputs for action in self._output(now, event.source, output)]
-            case Cancel():
-                return self._cancel(event)
             case WorkerReport():
                 replaced = self._builder.report(now, event)
                 actions = self._lost(now, replaced, "it was replaced") if replaced else []
-                return actions + self._place_waiting(now)
+                return actions + self._place_waiting(now) if self._waiting else actions
+            case Outputs():
+                return [action for output in event.outputs for action in self._output(now, event.source, output)]
+            case Submit():
+                return self._submit(now, event)
+            case Cancel():
+                return self._cancel(event)
             case WorkerLost():
                 self._builder.lost(event.worker)
                 return self._lost(now, event.worker, event.reason)
@@ -96,7 +96,8 @@ class RequestFlow:
     def _submit(self, now: int, event: Submit) -> list[Action]:
         if not self._running:
             self._looked_ns = now
-        request = replace(event.request, front_door=self._front_door, attempt=self._next_attempt())
+        self._attempts += 1
+        request = replace(event.request, front_door=self._front_door, attempt=self._attempts)
         running = Running(request, event.deadline_ns)
         found = self._place(now, running)
         if isinstance(found, NoCandidate):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 from services.core.registry import Registry
 from services.router.view import WorkerView
@@ -15,4 +16,4 @@ PICKERS: Registry[Picker] = Registry("picker", "router.picker")
 @PICKERS.register("lowest")
 def lowest(scored: Scored) -> WorkerView:
     """The cheapest; among equals the first by worker id."""
-    return min(scored, key=lambda each: each[0])[1]
+    return min(scored, key=itemgetter(0))[1]

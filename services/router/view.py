@@ -34,9 +34,15 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """An immutable snapshot, by worker id."""
+    """An immutable snapshot.
+
+    Attributes:
+        workers: by worker id.
+        shape: the same number as long as the same processes have the same roles and drain or not.
+    """
 
     workers: Mapping[str, WorkerView]
+    shape: int = 0
 
 
 @dataclass(slots=True)
@@ -59,19 +65,28 @@ class ViewBuilder:
         self._decodes: dict[WorkerRef, int] = {}
         self._views: dict[str, WorkerView] = {}  # the last snapshot, never changed
         self._changed: dict[str, None] = {}  # worker ids whose view is made anew
+        self._shape = 0
 
     def report(self, now: int, report: WorkerReport) -> WorkerRef | None:
         """Take a report; returns the earlier process of the same worker id when this one replaces it."""
-        known = self._known.get(report.source.worker_id)
-        replaced = known.report.source if known and known.report.source != report.source else None
-        if known and replaced is None and report.sequence <= known.report.sequence:
+        source, replaced = report.source, None
+        known = self._known.get(source.worker_id)
+        if known is None or known.report.source != source:
+            if known is not None:
+                replaced = known.report.source
+                self.lost(replaced)
+            self._known[source.worker_id] = _Known(report, now)
+            self._shape += 1
+        elif report.sequence <= known.report.sequence:
             return None
-        if replaced is not None:
-            self.lost(replaced)
-        self._known[report.source.worker_id] = _Known(report, now)
-        self._changed[report.source.worker_id] = None
-        unseen = self._unseen.get(report.source, [])
-        self._unseen[report.source] = [each for each in unseen if each[0] > report.dispatch_sequence]
+        else:
+            if (known.report.roles, known.report.draining) != (report.roles, report.draining):
+                self._shape += 1
+            known.report, known.reported_ns = report, now
+        self._changed[source.worker_id] = None
+        unseen = self._unseen.setdefault(source, [])
+        if unseen and unseen[0][0] <= report.dispatch_sequence:
+            self._unseen[source] = [each for each in unseen if each[0] > report.dispatch_sequence]
         return replaced
 
     def lost(self, worker: WorkerRef) -> bool:
@@ -84,6 +99,7 @@ class ViewBuilder:
         if known is None or known.report.source != worker:
             return False
         del self._known[worker.worker_id]
+        self._shape += 1
         return True
 
     def dispatched(self, worker: WorkerRef, prompt_tokens: int) -> None:
@@ -112,7 +128,7 @@ class ViewBuilder:
                 views = dict(sorted(views.items()))
             self._views = views
             self._changed.clear()
-        return ClusterView(MappingProxyType(self._views))
+        return ClusterView(MappingProxyType(self._views), self._shape)
 
     def _view(self, worker_id: str) -> WorkerView:
         known = self._known[worker_id]

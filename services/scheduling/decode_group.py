@@ -2,88 +2,260 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import compress
+from operator import attrgetter
+from typing import TypeVar
 
-from services.core.batch import Decodes
+from services.core.batch import Decodes, StepOutput
+from services.core.output import StepTokens
+from services.scheduling.progress import PlainTokens
 from services.scheduling.waiting import RequestState
+
+T = TypeVar("T")
 
 
 class DecodeGroup:
     """What `Decodes` says of requests that stay together.
 
+    Steps that bring everyone the same token are counted and not written into the requests: a simulated model makes
+    no others, and a step then costs as much as the requests that begin or end with it. `settle` writes them.
+
     Args:
-        states: requests that decode, in their order; whoever joins or leaves makes another group of the others.
+        states: requests that decode, in their order.
+        block_size: tokens in a block.
 
     Attributes:
-        states: the same; never changed.
+        states: who is in it; another tuple when someone joins or leaves.
+        steps: how many it has had; where everyone stands is told relative to it.
     """
 
-    def __init__(self, states: Sequence[RequestState]) -> None:
+    def __init__(self, states: Sequence[RequestState], block_size: int) -> None:
         self.states = tuple(states)
-        self._request_ids = tuple([state.request.request_id for state in self.states])
-        self._samples = tuple([state.spec for state in self.states])
-        self._tables = tuple([tuple(state.blocks) for state in self.states])
-        self._counts_tokens = any(spec.counts_tokens for spec in self._samples)
-        self._plain: tuple[int, int] | None = None
+        self.steps = 0
+        self._block_size = block_size
+        self._request_ids = tuple([state.request.request_id for state in states])
+        self._samples = tuple([state.spec for state in states])
+        self._tables = tuple([tuple(state.blocks) for state in states])
+        self._newest = tuple([state.tokens[-1] for state in states])
+        self._offsets = [state.num_computed for state in states]  # computed tokens, less `steps`
+        self._ends = [state.max_num_tokens - 1 - state.num_computed for state in states]  # step that brings the last
+        self._rooms = [len(state.blocks) * block_size - state.num_computed for state in states]  # that needs a block
+        self._context = sum(self._offsets)
+        self._first_room = min(self._rooms, default=0)
+        self._fresh = [state for state in states if is_fresh(state)]
+        self._token: int | None = None  # of the steps that are not written
+        self._know_all()
 
-    def without_room(self, block_size: int) -> list[int]:
+    def _know_all(self) -> None:
+        """What all members say together: one front door and stage or none, ids that end an output."""
+        states = self.states
+        self._counts_tokens = any(spec.counts_tokens for spec in self._samples)
+        homes = dict.fromkeys([(state.stage, state.request.front_door) for state in states])
+        self._home = next(iter(homes)) if len(homes) == 1 else None
+        self._stops = frozenset().union(*[state.stop_ids for state in states if state.stop_ids])
+
+    # --- who is in it -----------------------------------------------------------------------------------------
+
+    def join(self, state: RequestState, running: Sequence[RequestState]) -> None:
+        """One more; its place is that of `running`, where equal orders stand in an order of their own."""
+        states, place = self.states, bisect_right(self.states, state.order, key=attrgetter("order"))
+        while place and states[place - 1].order == state.order:
+            if running.index(states[place - 1]) < running.index(state):
+                break
+            place -= 1
+        self.states = (*states[:place], state, *states[place:])
+        self._request_ids = _with(self._request_ids, place, state.request.request_id)
+        self._tables = _with(self._tables, place, tuple(state.blocks))
+        self._newest = _with(self._newest, place, state.tokens[-1])
+        self._samples = _with(self._samples, place, state.spec)
+        offset = state.num_computed - self.steps
+        self._offsets.insert(place, offset)
+        self._context += offset
+        self._ends.insert(place, state.max_num_tokens - 1 - offset)
+        room = len(state.blocks) * self._block_size - offset
+        self._rooms.insert(place, room)
+        if room < self._first_room or len(states) == 0:
+            self._first_room = room
+        if is_fresh(state):
+            self._fresh.append(state)
+        if (state.stage, state.request.front_door) != self._home or state.stop_ids or state.spec.counts_tokens:
+            self._know_all()
+
+    def leave(self, state: RequestState) -> None:
+        """One fewer."""
+        place = self.states.index(state)
+        self.states = _without(self.states, place)
+        self._request_ids = _without(self._request_ids, place)
+        self._tables = _without(self._tables, place)
+        self._newest = _without(self._newest, place)
+        self._samples = _without(self._samples, place)
+        self._context -= self._offsets.pop(place)
+        del self._ends[place], self._rooms[place]
+        self._first_room = min(self._rooms, default=0)
+        if state in self._fresh:
+            self._fresh.remove(state)
+        if self._home is None or self._stops or self._counts_tokens or not self.states:
+            self._know_all()
+
+    # --- blocks -----------------------------------------------------------------------------------------------
+
+    def without_room(self) -> list[int]:
         """Places of those whose next token needs a block more than they have."""
-        return [
-            place
-            for place, state in enumerate(self.states)
-            if state.num_computed >= len(self._tables[place]) * block_size
-        ]
+        steps = self.steps
+        if self._first_room > steps:
+            return []
+        return [place for place, room in enumerate(self._rooms) if room <= steps]
 
     def grew(self, places: Iterable[int]) -> None:
         """The requests at these places have other blocks now."""
         tables = list(self._tables)
         for place in places:
             tables[place] = tuple(self.states[place].blocks)
+            self._rooms[place] = len(tables[place]) * self._block_size - self._offsets[place]
         self._tables = tuple(tables)
+        self._first_room = min(self._rooms)
+
+    # --- steps ------------------------------------------------------------------------------------------------
+
+    @property
+    def context(self) -> int:
+        """Tokens whose KV its requests hold."""
+        return self._context + len(self.states) * self.steps
 
     def plain_steps(self, token: int) -> int:
-        """Ends of steps to come that bring each request `token` and nothing else to tell: no mark, no end.
+        """Ends of steps to come that bring each request `token` and nothing else to tell: no mark, no end."""
+        if self._fresh or not self.states or self.common_token(token) is None:
+            return 0
+        return min(self._ends) - self.steps - 1
 
-        The answer is kept, and counted down from: nothing that it depends on changes in a group.
-        """
-        if self._plain is None:
-            states = self.states
-            if any(state.marks or state.num_new_outputs < 2 or token in state.stop_ids for state in states):
-                return 0
-            left = min([state.max_num_tokens - len(state.tokens) for state in states]) - 1
-            self._plain = (left, states[0].num_computed)
-        left, since = self._plain
-        return left - (self.states[0].num_computed - since)
+    def common_token(self, token: int) -> int | None:
+        """The token, unless one that all get has to be looked at request by request."""
+        return None if self._home is None or self._counts_tokens or token in self._stops else token
 
-    def passed(self, count: int, token: int, block_size: int) -> list[int]:
+    def common(self, output: StepOutput) -> int | None:
+        """The token that a step brings all of them, where that is all it brings; None: look at each."""
+        tokens, count = output.tokens, len(self.states)
+        if output.logprobs or output.logits_digests or not count or tokens[0] is None:
+            return None
+        alike = tokens.count(tokens[0]) == len(tokens) or tokens[:count].count(tokens[0]) == count
+        return self.common_token(tokens[0]) if alike else None
+
+    def passed(self, count: int, token: int) -> list[int]:
         """`count` steps ended with `token` for everyone; places that need a block more, in the order of their needs.
 
         A place stands there once for each block.
         """
-        needs: list[tuple[int, int]] = []
-        tokens = [token] * count
-        for place, state in enumerate(self.states):
-            room = len(state.blocks) * block_size - state.num_computed
-            if room <= count:
-                needs += [(step, place) for step in range(room, count + 1, block_size)]
-            state.tokens += tokens
-            state.num_computed += count
+        self._count(count, token)
+        steps, size = self.steps, self._block_size
+        if self._first_room > steps:
+            return []
+        needs = [
+            (step, place)
+            for place, room in enumerate(self._rooms)
+            if room <= steps
+            for step in range(room, steps + 1, size)
+        ]
         needs.sort()
         return [place for _, place in needs]
 
+    def step(self, token: int) -> tuple[list[RequestState], StepTokens | None]:
+        """One step ended with `token` for everyone: requests that have more to tell of it, and the tokens of others."""
+        self._count(1, token)
+        steps, states = self.steps, self.states
+        told = [states.index(state) for state in self._fresh]
+        if min(self._ends) <= steps:
+            told = sorted({*told, *[place for place, end in enumerate(self._ends) if end <= steps]})
+        elif len(told) > 1:
+            told.sort()
+        self._fresh.clear()
+        for place in told:
+            self.settle(states[place], place)
+        return [states[place] for place in told], self._tokens_of_others(told, token)
+
+    def _tokens_of_others(self, told: Sequence[int], token: int) -> StepTokens | None:
+        states, steps, ids = self.states, self.steps, self._request_ids
+        offsets: Sequence[int] = self._offsets
+        if told:
+            chosen = bytearray(b"\x01") * len(states)
+            for place in told:
+                chosen[place] = 0
+            states, ids, offsets = (tuple(compress(each, chosen)) for each in (states, ids, offsets))  # type: ignore[assignment]
+        if not states:
+            return None
+        attempts = tuple([state.request.attempt for state in states])
+        indices = tuple([offset + steps - state.num_prompt for offset, state in zip(offsets, states, strict=True)])
+        return StepTokens(ids, attempts, indices, (token,) * len(ids))
+
+    def plain(self, tokens: StepTokens | None) -> PlainTokens | None:
+        """Tokens that nothing else is to be told of, and whose they are."""
+        return None if tokens is None or self._home is None else (*self._home, tokens)
+
+    def wrote(self, tokens: Sequence[int | None]) -> None:
+        """One step ended whose tokens were written into the requests."""
+        self.steps += 1
+        self._newest = tuple(tokens[: len(self.states)])  # type: ignore[arg-type]
+        self._fresh.clear()
+
+    def _count(self, count: int, token: int) -> None:
+        if self._token != token:
+            self.settle_all()
+            self._token = token
+        self._newest = (token,) * len(self.states)
+        self.steps += count
+
+    def settle(self, state: RequestState, place: int | None = None) -> None:
+        """Write the tokens of one request that were only counted."""
+        if self._token is None:
+            return
+        place = self.states.index(state) if place is None else place
+        count = self._offsets[place] + self.steps - state.num_computed
+        if count:
+            state.tokens += [self._token] * count
+            state.num_computed += count
+
+    def settle_all(self) -> None:
+        """The same for all."""
+        for place, state in enumerate(self.states):
+            self.settle(state, place)
+        self._token = None
+
     def check(self, decoding: Sequence[RequestState]) -> None:
         """The group is `decoding`, with the blocks that they have."""
+        self.settle_all()
         assert list(self.states) == list(decoding), (self.states, decoding)
         assert self._tables == tuple(tuple(state.blocks) for state in decoding), self._tables
+        fresh = DecodeGroup(decoding, self._block_size)
+        assert self.decodes() == fresh.decodes(), (self.decodes(), fresh.decodes())
+        for mine, made in ((self._ends, fresh._ends), (self._rooms, fresh._rooms)):
+            assert [each - self.steps for each in mine] == made, (mine, made, self.steps)
+        assert self.context == fresh.context
+        assert self._first_room == min(self._rooms, default=0)
+        assert (self._home, self._stops, self._counts_tokens) == (fresh._home, fresh._stops, fresh._counts_tokens)
+        assert set(map(id, fresh._fresh)) <= set(map(id, self._fresh)), (self._fresh, fresh._fresh)
 
     def decodes(self) -> Decodes:
         """The newest known token of each."""
-        states = self.states
+        steps = self.steps
         return Decodes(
             self._request_ids,
-            tuple([state.tokens[-1] for state in states]),
-            tuple([state.num_computed for state in states]),
+            self._newest,
+            tuple([offset + steps for offset in self._offsets]),
             self._tables,
             self._samples,
-            tuple([state.outputs_for_penalties() for state in states]) if self._counts_tokens else (),
+            tuple([state.outputs_for_penalties() for state in self.states]) if self._counts_tokens else (),
         )
+
+
+def is_fresh(state: RequestState) -> bool:
+    """Whether the next token of a decode comes with more to tell than itself."""
+    return bool(state.marks or state.digests) or state.num_new_outputs < 2
+
+
+def _with(items: tuple[T, ...], place: int, item: T) -> tuple[T, ...]:
+    return (*items[:place], item, *items[place:])
+
+
+def _without(items: tuple[T, ...], place: int) -> tuple[T, ...]:
+    return items[:place] + items[place + 1 :]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from services.core.actions import (
@@ -27,13 +26,14 @@ from services.core.actions import (
     WorkerLost,
 )
 from services.core.clock import NS_PER_S
+from services.core.output import StepTokens
 from services.core.request import FinishReason, Request
 from services.kvcache.block_manager import BlockManager
 from services.kvcache.transfer import Transfers
 from services.kvcache.transfer_entry import Committed, HandedOff, HandoffFailed, Notice, OfferDropped, Offered, Revoked
 from services.scheduling.mixed import MixedScheduler
 from services.scheduling.outputs import end_of, merge_emits, refuse
-from services.scheduling.progress import Admitted, Sampled, Stepping
+from services.scheduling.progress import Admitted, Load, Sampled, Stepping
 
 PREFILL, DECODE = "prefill", "decode"
 CANCELLED_KEPT_NS = 10 * NS_PER_S
@@ -48,8 +48,10 @@ class Stage(Protocol):
     def handle(self, now: int, event: StageEvent) -> list[Action]:
         """Take a new request, progress of one, or news of a hand-off."""
 
-    def advance(self, now: int, sampled: Sequence[Sampled]) -> list[Action]:
-        """A step ended: the tokens of this stage's requests."""
+    def advance(
+        self, now: int, sampled: Sequence[Sampled], plain: tuple[str, StepTokens] | None = None
+    ) -> list[Action]:
+        """A step ended: the tokens of this stage's requests; `plain`: a front door, and those that only go out."""
 
     def pump(self, now: int) -> list[Action]:
         """Called before every step is scheduled: take in what there is room for."""
@@ -60,32 +62,17 @@ class Stage(Protocol):
     def held(self) -> list[Request]:
         """Requests that this stage holds outside the scheduler."""
 
+    def find(self, request_id: str) -> Request | None:
+        """One of them."""
+
     def pressure(self) -> tuple[int, str]:
         """Requests that wait outside the scheduler to be taken in, and why the oldest of them waits ("": none does)."""
 
-    def counts(self) -> Counter[str]:
+    def counts(self) -> Mapping[str, int]:
         """How often something was held back, by `kind/reason`."""
 
     def state(self) -> object:
         """Declared state as plain values."""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What a worker reports of itself; the shell adds addresses and sequence numbers."""
-
-    kv_blocks_total: int
-    kv_blocks_used: int
-    kv_blocks_cached: int
-    queued_prefill_tokens: int
-    running_decodes: int
-    context_tokens: int
-    leases: int
-    transfers: int
-    tasks: int
-    waiting_offers: int
-    back_pressure: str
-    counters: tuple[tuple[str, int], ...]
 
 
 class WorkerCore:
@@ -106,6 +93,7 @@ class WorkerCore:
         unix_offset_ns: int,
     ) -> None:
         self._stages = stages
+        self._pumps = [stage.pump for stage in stages.values()]
         self._scheduler = scheduler
         self._blocks = blocks
         self._transfers = transfers
@@ -117,34 +105,40 @@ class WorkerCore:
 
     def handle(self, now: int, event: Event) -> list[Action]:
         """One event in, the actions it causes out; ends with the next step when none is running."""
-        actions: list[Action] = []
-        match event:
-            case Submit():
-                actions += self._submit(now, event)
-            case Cancel():
-                actions += self._cancel(now, event.request_id, event.reason, event.attempt)
-            case FrontDoorLost():
-                for request in self._requests():
-                    if request.front_door == event.front_door:
-                        actions += self._cancel(now, request.request_id, "front_door_lost")
-            case StepDone():
-                actions += self._step_done(now, event)
-            case PeerMessage() | SendDone() | ReceiveDone() | LinkUp() | LinkLost() | WorkerLost():
-                actions += self._transfer_event(now, event)
-            case Tick():
-                actions += self._transfer_event(now, event)
-                actions += self._expire(now)
-            case Drain():
-                self._draining = True
-            case _:
-                raise AssertionError(f"not for a worker: {event}")
-        for stage in self._stages.values():
-            actions += stage.pump(now)
-        actions += self._schedule(now)
-        self._count_ends(actions)
-        return merge_emits(actions)
+        actions = self._event(now, event)
+        for pump in self._pumps:
+            actions += pump(now)
+        if not self._scheduler.step_running:
+            actions += self._schedule(now)
+        emits = [action for action in actions if isinstance(action, Emit)]
+        if not emits:
+            return actions
+        self._count_ends(emits)
+        return merge_emits(actions) if len(emits) > 1 else actions
 
     # --- events -----------------------------------------------------------------------------------------------
+
+    def _event(self, now: int, event: Event) -> list[Action]:
+        """What the event itself causes; those that come most are asked for first."""
+        match event:
+            case PeerMessage() | SendDone() | ReceiveDone() | LinkUp() | LinkLost() | WorkerLost():
+                return self._transfer_event(now, event)
+            case StepDone():
+                return self._step_done(now, event)
+            case Submit():
+                return self._submit(now, event)
+            case Tick():
+                return self._transfer_event(now, event) + self._expire(now)
+            case Cancel():
+                return self._cancel(now, event.request_id, event.reason, event.attempt)
+            case FrontDoorLost():
+                gone = [request for request in self._requests() if request.front_door == event.front_door]
+                return [each for request in gone for each in self._cancel(now, request.request_id, "front_door_lost")]
+            case Drain():
+                self._draining = True
+                return []
+            case _:
+                raise AssertionError(f"not for a worker: {event}")
 
     def _submit(self, now: int, event: Submit) -> list[Action]:
         request = event.request
@@ -167,7 +161,7 @@ class WorkerCore:
             return []
         actions = self._supersede(now, request) if known is not None else []
         self._expect_deadline(request)
-        return actions + stage.handle(now, replace(event, deadline_ns=self._deadline(request)))
+        return actions + stage.handle(now, Submit(event.source, request, self._deadline(request)))
 
     def _supersede(self, now: int, request: Request) -> list[Action]:
         """The front door dispatched a request again: what is left of its earlier attempts ends here."""
@@ -180,7 +174,10 @@ class WorkerCore:
 
     def _held(self, request_id: str) -> Request | None:
         """The attempt of a request that is here."""
-        return next((known for known in self._requests() if known.request_id == request_id), None)
+        state = self._scheduler.get(request_id)
+        if state is not None:
+            return state.request
+        return next((request for stage in self._stages.values() if (request := stage.find(request_id))), None)
 
     def _cancel(self, now: int, request_id: str, reason: str, attempt: int | None = None) -> list[Action]:
         """Release everything that the attempts up to `attempt` hold; the one who cancels needs no answer."""
@@ -204,10 +201,12 @@ class WorkerCore:
             return self._step_failed(now, output.error)
         actions: list[Action] = []
         sampled = self._scheduler.complete(output)
+        plain = self._scheduler.plain_tokens
         for name, stage in self._stages.items():
             of_stage = sampled if len(self._stages) == 1 else [each for each in sampled if each[0].stage == name]
-            if of_stage:
-                actions += stage.advance(now, of_stage)
+            tokens = plain[1:] if plain is not None and plain[0] == name else None
+            if of_stage or tokens:
+                actions += stage.advance(now, of_stage, tokens)
         return actions
 
     def _step_failed(self, now: int, error: str) -> list[Action]:
@@ -281,12 +280,12 @@ class WorkerCore:
             actions += self._stages[stepping.state.stage].handle(now, stepping)
         return actions
 
-    def _count_ends(self, actions: Sequence[Action]) -> None:
+    def _count_ends(self, emits: Sequence[Emit]) -> None:
         """Every request that ends without its full output is counted by reason."""
-        for action in actions:
-            if isinstance(action, Emit):
-                ends = [output for output in action.outputs if isinstance(output, RequestOutput) and output.reason]
-                self._ended.update(f"ended/{output.reason}" for output in ends)
+        for emit in emits:
+            for output in emit.outputs:
+                if isinstance(output, RequestOutput) and output.reason:
+                    self._ended[f"ended/{output.reason}"] += 1
 
     def steady_steps(self, token: int) -> int:
         """Ends of steps to come that would only emit `token` for every request, if nothing else happens."""
@@ -316,7 +315,7 @@ class WorkerCore:
 
     def _requests(self) -> list[Request]:
         """Every request that holds something here, once."""
-        known = {state.request.request_id: state.request for state in self._scheduler.states()}
+        known = {request.request_id: request for request in self._scheduler.requests()}
         for stage in self._stages.values():
             for request in stage.held():
                 known.setdefault(request.request_id, request)
@@ -328,35 +327,36 @@ class WorkerCore:
 
     def next_wake(self) -> int | None:
         """Time of the next lease event, or one that no deadline is before. Asked after every event."""
-        times = [self._transfers.next_wake(), self._next_deadline]
-        return min((time for time in times if time is not None), default=None)
+        first, deadline = self._transfers.next_wake(), self._next_deadline
+        return deadline if first is None or (deadline is not None and deadline < first) else first
 
     def load(self) -> Load:
         """Counts for the worker's report."""
-        scheduler, decodes = self._scheduler, self._scheduler.decodes
-        pressures = [stage.pressure() for stage in self._stages.values()]
-        held = any(stage.held() for stage in self._stages.values())
+        scheduler, stages = self._scheduler, self._stages.values()
+        decodes, context_tokens = scheduler.decode_load()
+        pressures = [stage.pressure() for stage in stages]
+        held = [request.request_id for stage in stages for request in stage.held()]
         return Load(
             kv_blocks_total=self._blocks.total,
             kv_blocks_used=self._blocks.used,
             kv_blocks_cached=self._blocks.cached,
-            queued_prefill_tokens=scheduler.queued_tokens if len(decodes) < scheduler.num_requests else 0,
-            running_decodes=len(decodes),
-            context_tokens=sum([state.num_computed for state in decodes]),
+            queued_prefill_tokens=scheduler.queued_tokens if decodes < scheduler.num_requests else 0,
+            running_decodes=decodes,
+            context_tokens=context_tokens,
             leases=self._transfers.num_leases,
             transfers=self._transfers.num_transfers,
             tasks=len(self._requests()) if held else scheduler.num_requests,
-            waiting_offers=sum(waiting for waiting, _ in pressures),
+            waiting_offers=sum([waiting for waiting, _ in pressures]),
             back_pressure=next((reason for _, reason in pressures if reason), ""),
             counters=tuple(self.counters().items()),
         )
 
-    def counters(self) -> Counter[str]:
+    def counters(self) -> dict[str, int]:
         """How often something happened that nobody asked for, by `kind/reason`."""
-        total = Counter({f"preempted/{reason}": count for reason, count in self._scheduler.preemptions.items()})
+        total = {f"preempted/{reason}": count for reason, count in self._scheduler.preemptions.items()}
         for counts in (self._transfers.counts, *[stage.counts() for stage in self._stages.values()], self._ended):
-            if counts:
-                total.update(counts)
+            for name, count in counts.items():
+                total[name] = total.get(name, 0) + count
         return total
 
     @property

@@ -5,19 +5,20 @@ from __future__ import annotations
 from bisect import insort
 from collections import Counter
 from collections.abc import Sequence
-from itertools import repeat
 from operator import attrgetter
 
 from services.core.batch import Row, ScheduledBatch, StepOutput
 from services.core.clock import NS_PER_S
+from services.core.request import Request
 from services.core.timeline import MarkKind
 from services.kvcache.block_manager import BlockManager
 from services.scheduling.config import SchedulerConfig
 from services.scheduling.decode_group import DecodeGroup
+from services.scheduling.decoding import Decoding
 from services.scheduling.preemption import NO_BLOCKS, choose_victim, tokens_to_cover
-from services.scheduling.progress import Sampled, Stepping
+from services.scheduling.progress import PlainTokens, Sampled, Stepping
 from services.scheduling.token_budget import TokenBudget
-from services.scheduling.waiting import ORDERS, RequestState, WaitingQueue
+from services.scheduling.waiting import ORDERS, RequestState, WaitingQueue, chunk_row
 
 
 class MixedScheduler:
@@ -37,7 +38,7 @@ class MixedScheduler:
         self._states: dict[str, RequestState] = {}
         self._waiting = WaitingQueue()
         self._running: list[RequestState] = []
-        self._decoding: DecodeGroup | None = None  # None: to be gathered from the running requests
+        self._decoding = Decoding(blocks.block_size)
         self._step_decodes: Sequence[RequestState] = ()
         self._step_chunks: list[tuple[RequestState, int]] = []
         self._next_step = 1
@@ -60,6 +61,7 @@ class MixedScheduler:
         self._states[state.request.request_id] = state
         state.order = self._order(state, self._ageing_ns)
         self._run(state)
+        self._decoding.add(state)
 
     def promise(self, places: int, oldest_outside: int | None) -> None:
         """What a stage keeps outside the scheduler that competes with waiting requests.
@@ -73,11 +75,14 @@ class MixedScheduler:
 
     def get(self, request_id: str) -> RequestState | None:
         """A request of this worker."""
-        return self._states.get(request_id)
+        state = self._states.get(request_id)
+        if state is not None and state in self._decoding.group.states:
+            self._decoding.group.settle(state)
+        return state
 
-    def states(self) -> list[RequestState]:
-        """All requests that are not over."""
-        return list(self._states.values())
+    def requests(self) -> list[Request]:
+        """What those were asked."""
+        return [state.request for state in self._states.values()]
 
     def remove(self, state: RequestState) -> None:
         """A request is over here; its blocks go back now, or when the running step ends."""
@@ -95,11 +100,10 @@ class MixedScheduler:
     def _run(self, state: RequestState) -> None:
         """A request has blocks; keys never change, so the list stays in order."""
         insort(self._running, state, key=attrgetter("order"))
-        self._decoding = None
 
     def _stop_running(self, state: RequestState) -> None:
         self._running.remove(state)
-        self._decoding = None
+        self._decoding.discard(state)
 
     # --- one step ---------------------------------------------------------------------------------------------
 
@@ -119,22 +123,23 @@ class MixedScheduler:
 
     def _decode_group(self, now: int) -> DecodeGroup:
         """Every running decode, with room for its token; when blocks run out, those last in order lose theirs."""
-        group = self._decoding or DecodeGroup(self.decodes)
-        growing = group.without_room(self._blocks.block_size)
+        group = self._decoding.gather(self._running)
+        growing = group.without_room()
+        if not growing:
+            return group
         if len(growing) <= self._blocks.free_blocks:
             for place in growing:
-                state = group.states[place]
-                self._blocks.extend(state.blocks, len(state.tokens))
-            if growing:
-                group.grew(growing)
+                blocks = group.states[place].blocks
+                self._blocks.extend(blocks, len(blocks) * self._blocks.block_size + 1)
+            group.grew(growing)
         else:
+            group.settle_all()
             taken: set[str] = set()
             for state in group.states:
                 # Others were preempted for one of those before them.
                 if state.is_decoding and self._has_room(now, state, taken):
                     taken.add(state.request.request_id)
-            group = DecodeGroup(self.decodes)
-        self._decoding = group
+            group = self._decoding.gather_anew(self._running)
         return group
 
     def _has_room(self, now: int, state: RequestState, taken: set[str]) -> bool:
@@ -168,7 +173,7 @@ class MixedScheduler:
             else:
                 break
             count = self._budget.chunk(state.num_computed, state.num_uncomputed, left)
-            rows.append(self._row(state, count))
+            rows.append(chunk_row(state, count, self._blocks.block_size))
             left -= count
         return rows
 
@@ -193,20 +198,6 @@ class MixedScheduler:
         self._run(state)
         self._admitted.append(state)
         return True
-
-    def _row(self, state: RequestState, count: int) -> Row:
-        start, end = state.num_computed, state.num_computed + count
-        ends = end == len(state.tokens)
-        covering = -(-end // self._blocks.block_size)
-        return Row(
-            state.request.request_id,
-            tuple(state.tokens[start:end]),
-            start,
-            tuple(state.blocks[:covering]),
-            state.spec if ends else None,
-            state.outputs_for_penalties() if ends else (),
-            state.score_spec(start, end),
-        )
 
     def _preempt(self, now: int, state: RequestState) -> None:
         """Take a request's blocks; it waits and computes its known tokens again."""
@@ -233,17 +224,11 @@ class MixedScheduler:
         """Take a step's result; requests that were removed meanwhile give their blocks back and are not reported."""
         assert output.error is None, output.error
         decodes, chunks = self._end_step()
-        sampled: list[Sampled] = []
-        logprobs = output.logprobs or repeat(None)
-        for state, token, logprob in zip(decodes, output.tokens, logprobs, strict=False):  # those of chunks follow
-            if state.removed:
-                self._free(state)
-                continue
-            assert token is not None, state
-            # Nothing to publish: all blocks with a hash hold tokens that came with the request.
-            state.num_computed += 1
-            state.tokens.append(token)
-            sampled.append((state, token, logprob))
+        sampled = self._decoding.complete(decodes, output)
+        if self._decoding.changes:
+            for state in decodes:
+                if state.removed:
+                    self._free(state)
         for place, (state, count) in enumerate(chunks, start=len(decodes)):
             if state.removed:
                 self._free(state)
@@ -251,22 +236,27 @@ class MixedScheduler:
             self._computed(state, count)
             if output.scores:
                 state.prompt_logprobs.extend(output.scores[place])
-            token = output.tokens[place]
-            if token is not None:
-                state.tokens.append(token)
-                sampled.append((state, token, output.logprobs[place] if output.logprobs else None))
+            sample = output.tokens[place]
+            if sample is not None:
+                state.tokens.append(sample)
+                sampled.append((state, sample, output.logprobs[place] if output.logprobs else None))
             if state.is_decoding:
-                self._decoding = None
+                self._decoding.add(state)
         if output.logits_digests:
             for state, digest in zip([*decodes, *(state for state, _ in chunks)], output.logits_digests, strict=True):
                 if digest and not state.removed:
                     state.digests.append(digest)
         return sampled
 
+    @property
+    def plain_tokens(self) -> PlainTokens | None:
+        """Tokens of the last step that `complete` did not return: nothing else is to be told of them."""
+        return self._decoding.plain
+
     def steady_steps(self, token: int) -> int:
         """Ends of steps to come that would only bring each of its requests `token`, if nothing else happens."""
-        group = self._decoding
-        if group is None or self._step_chunks or self._step_decodes is not group.states:
+        group = self._decoding.group
+        if self._step_chunks or not self._step_decodes or self._decoding.changes:
             return 0
         if len(self._waiting) or len(group.states) < len(self._running):
             return 0
@@ -275,9 +265,9 @@ class MixedScheduler:
 
     def skip_steps(self, count: int, token: int) -> None:
         """What `complete` and `schedule` leave when they are called `count` times, as `steady_steps` foresaw."""
-        group = self._decoding
-        assert group is not None and group.states is self._step_decodes and count <= group.plain_steps(token), count
-        growing = group.passed(count, token, self._blocks.block_size)
+        group = self._decoding.group
+        assert group.states is self._step_decodes and count <= group.plain_steps(token), count
+        growing = group.passed(count, token)
         for place in growing:
             blocks = group.states[place].blocks
             grown = self._blocks.extend(blocks, len(blocks) * self._blocks.block_size + 1)
@@ -297,6 +287,7 @@ class MixedScheduler:
         """The step failed: nothing was computed. Returns the requests it held that are not over."""
         failed = []
         decodes, chunks = self._end_step()
+        self._decoding.group.settle_all()
         for state in [*decodes, *(state for state, _ in chunks)]:
             if state.removed:
                 self._free(state)
@@ -355,11 +346,18 @@ class MixedScheduler:
         """Prompt tokens still to be computed."""
         return sum(state.num_uncomputed for state in self._states.values() if not state.is_decoding)
 
+    def first_decodes(self) -> list[RequestState]:
+        """Decodes that have had no step."""
+        return self._decoding.first_ones()
+
+    def decode_load(self) -> tuple[int, int]:
+        """Requests that get one token a step, and tokens whose KV they hold."""
+        return self._decoding.load(self._running)
+
     @property
     def decodes(self) -> list[RequestState]:
         """Requests that get one token a step."""
-        if self._decoding is not None:
-            return list(self._decoding.states)
+        self._decoding.group.settle_all()
         return [state for state in self._running if state.is_decoding]
 
     def owners(self) -> list[list[int]]:
@@ -373,6 +371,7 @@ class MixedScheduler:
 
     def state(self) -> object:
         """Everything that decides future batches."""
+        self._decoding.group.settle_all()
         return {
             "requests": {request_id: state.state_fields() for request_id, state in self._states.items()},
             "waiting": [state.request.request_id for state in self._waiting],
@@ -386,6 +385,7 @@ class MixedScheduler:
 
     def check(self) -> None:
         """Every request is waiting without blocks or running with enough of them."""
+        self._decoding.group.settle_all()
         waiting, running = list(self._waiting), self._running
         assert len(waiting) + len(running) == len(self._states)
         assert len(running) + self._promised <= self._budget.max_running
@@ -396,5 +396,5 @@ class MixedScheduler:
             covered = len(state.blocks) * self._blocks.block_size
             assert state.num_computed <= min(covered, len(state.tokens)), state
         assert running == sorted(running, key=attrgetter("order"))
-        if self._decoding is not None and not self.step_running:
-            self._decoding.check([state for state in self._running if state.is_decoding])
+        if not self._decoding.changes and not self.step_running:
+            self._decoding.group.check([state for state in self._running if state.is_decoding])

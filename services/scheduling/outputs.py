@@ -14,11 +14,17 @@ from services.scheduling.waiting import RequestState
 
 
 class StepOutputs:
-    """What one stage tells of one step; one `Emit` for each front door."""
+    """What one stage tells of one step; one `Emit` for each front door.
 
-    def __init__(self) -> None:
+    Args:
+        plain: a front door, and tokens that only go out there.
+    """
+
+    def __init__(self, plain: tuple[str, StepTokens] | None = None) -> None:
         self._tokens: defaultdict[str, list[tuple[str, int, int, int]]] = defaultdict(list)
         self._others: defaultdict[str, list[Output]] = defaultdict(list)
+        if plain is not None:
+            self._others[plain[0]].append(plain[1])
 
     def take_plain(self, sampled: Sequence[Sampled]) -> list[Sampled]:
         """Take the tokens of requests that were told two before and do not end; returns all others."""

@@ -1,10 +1,11 @@
-"""What the scheduler tells the stages of their requests."""
+"""What the scheduler tells the stages of their requests, and the worker of its load."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from services.core.batch import TokenLogprob
+from services.core.output import StepTokens
 from services.scheduling.waiting import RequestState
 
 Sampled = tuple[RequestState, int, TokenLogprob | None]
@@ -12,6 +13,9 @@ Sampled = tuple[RequestState, int, TokenLogprob | None]
 
 A plain tuple: a step makes one for each of its requests, and a dataclass takes twenty times as long.
 """
+
+PlainTokens = tuple[str, str, StepTokens]
+"""Stage and front door of requests, and their tokens of one step: more is not to be told of that step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +32,21 @@ class Admitted:
     """A waiting request got blocks for all its known tokens."""
 
     state: RequestState
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a worker reports of itself; the shell adds addresses and sequence numbers."""
+
+    kv_blocks_total: int
+    kv_blocks_used: int
+    kv_blocks_cached: int
+    queued_prefill_tokens: int
+    running_decodes: int
+    context_tokens: int
+    leases: int
+    transfers: int
+    tasks: int
+    waiting_offers: int
+    back_pressure: str
+    counters: tuple[tuple[str, int], ...]

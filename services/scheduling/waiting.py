@@ -6,7 +6,7 @@ from bisect import insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from services.core.batch import SampleSpec, ScoreSpec, TokenLogprob
+from services.core.batch import Row, SampleSpec, ScoreSpec, TokenLogprob
 from services.core.clock import NS_PER_S
 from services.core.registry import Registry
 from services.core.request import FinishReason, Request
@@ -160,6 +160,21 @@ def sample_spec(request: Request) -> SampleSpec:
         # The first position with min_tokens outputs before it.
         forbidden_before=len(request.prompt) + sampling.min_tokens,
         logprobs=sampling.logprobs,
+    )
+
+
+def chunk_row(state: RequestState, count: int, block_size: int) -> Row:
+    """The row that computes the next `count` tokens of a request."""
+    start, end = state.num_computed, state.num_computed + count
+    ends = end == len(state.tokens)
+    return Row(
+        state.request.request_id,
+        tuple(state.tokens[start:end]),
+        start,
+        tuple(state.blocks[: -(-end // block_size)]),
+        state.spec if ends else None,
+        state.outputs_for_penalties() if ends else (),
+        state.score_spec(start, end),
     )
 
 

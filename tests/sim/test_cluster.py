@@ -14,6 +14,7 @@ from services.cluster.replay import build_machine
 from services.core.decision_log import replay
 from services.core.slo import Outcome
 from services.core.workload import WorkloadRow
+from services.scheduling.decode_group import DecodeGroup
 from services.sim.chrome_trace import chrome_trace
 from services.sim.outcome import SimRun
 from tests.sim.runs import config_of, poisson, pools, simulated, some_faults
@@ -120,6 +121,22 @@ def test_recorded_decisions_replay_exactly(faults: tuple[object, ...]) -> None:
     changed = [*lines[:place], lines[place].replace('"num_tokens":', '"num_tokens":1'), *lines[place + 1 :]]
     mismatch = replay(iter(changed), build_machine).mismatch
     assert mismatch is not None and mismatch.sequence == place
+
+
+def test_tokens_that_are_counted_and_tokens_that_are_written_give_the_same_decisions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def logs() -> dict[str, str]:
+        found: dict[str, io.StringIO] = defaultdict(io.StringIO)
+        rows = poisson(16, 8, tokens=(50, 500), output=90)
+        # 45 blocks: some requests lose theirs and compute their tokens again.
+        simulated(rows, pools(2, 1, blocks=45), record=lambda name: found[name].write, faults=some_faults())
+        return {name: log.getvalue() for name, log in found.items()}
+
+    counted = logs()
+    monkeypatch.setattr(DecodeGroup, "common", lambda _group, _output: None)
+    assert logs() == counted
+    assert any("preempted" in log for log in counted.values())
 
 
 def test_a_run_is_drawn_for_perfetto() -> None:
