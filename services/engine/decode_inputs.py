@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from services.core.batch import Decodes
@@ -17,6 +18,8 @@ from services.engine.attention import AttentionGroup, AttentionPlan, Ints, Span,
 from services.engine.input_batch import InputBatch, build, check_rows
 from services.engine.kv_pool import PagedKvPool
 from services.engine.model_shape import ModelShape
+
+Floats = npt.NDArray[np.float32]
 
 
 class GrowingGroup:
@@ -29,57 +32,60 @@ class GrowingGroup:
 
     Attributes:
         group: what the model reads.
+        positions: [sequences] as given.
+        keys: columns of its masks that the model reads.
+        most_keys: about a quarter more than it began with; its requests might be grouped in another way then.
     """
 
     def __init__(self, group: AttentionGroup, positions: Ints, pool: PagedKvPool, unit: int) -> None:
-        self._kv_heads, self._size, self._unit = pool.num_kv_heads, pool.block_size, unit
-        self._longest = int(positions.max())
-        self._positions = positions.copy()  # [sequences]
-        self._repeat = len(group.bias) // len(positions)  # a group of one sequence has one mask for all its heads
-        self._pages = group.pages.numpy().reshape(2, len(positions), self._kv_heads, -1)
-        self._bias = group.bias.numpy().reshape(len(positions), self._repeat, -1)
-        blocks = self._pages.shape[-1]
-        self._most_blocks = blocks + max(unit, blocks // 4)
-        self._show_from_here(group)
-
-    def _show_from_here(self, group: AttentionGroup) -> None:
-        """Find each sequence's newest key among the flattened masks."""
         self.group = group
-        rows = np.arange(self._bias.shape[0] * self._repeat) * self._bias.shape[-1]
-        self._newest = rows + np.repeat(self._positions, self._repeat)
-        self._flat = self._bias.reshape(-1)
+        self._kv_heads, self._size, self._unit = pool.num_kv_heads, pool.block_size, unit
+        self.positions = positions
+        self._pages = group.pages.numpy().reshape(2, len(positions), self._kv_heads, -1)
+        blocks = self._pages.shape[-1]
+        self.keys = blocks * self._size
+        self.most_keys = (blocks + max(1, blocks // 4 // unit) * unit) * self._size
 
     @property
-    def outgrown(self) -> bool:
-        """It is a quarter longer than it was planned: its requests might be grouped in another way."""
-        return self._pages.shape[-1] > self._most_blocks
+    def num_masks(self) -> int:
+        """One for all heads of a sequence, or one for each."""
+        return len(self.group.bias)
 
-    def advance(self) -> None:
-        """Every sequence sees one key more."""
-        self._longest += 1
-        self._positions += 1
-        if self._longest >= self._bias.shape[-1]:
-            self._widen()
-        else:
-            self._newest += 1
-        self._flat[self._newest] = 0.0
+    def move_masks(self, masks: Floats) -> Ints:
+        """Keep the masks in other memory, which has room for all keys the group may ever have.
+
+        Args:
+            masks: [num_masks, most_keys].
+
+        Returns:
+            Where in it, flattened, the newest keys are: [num_masks].
+        """
+        masks[:] = -np.inf
+        masks[:, : self.keys] = self.group.bias.numpy().reshape(self.num_masks, -1)
+        self._masks = masks
+        self._show()
+        newest: Ints = np.arange(self.num_masks) * masks.shape[1]
+        return newest + np.repeat(self.positions, self.num_masks // len(self.positions))
 
     def open_block(self, index: int, column: int, pages: Ints) -> None:
         """The sequence at `index` has another block: rows `pages` [2, kv_heads] of a layer's pages."""
         self._pages[:, index, :, column] = pages
 
-    def _widen(self) -> None:
+    def widen(self) -> None:
         """Room for more keys; until a sequence opens the blocks there, they are its last one again, and not seen."""
         self._pages = np.concatenate((self._pages, np.repeat(self._pages[..., -1:], self._unit, -1)), -1)
-        hidden = np.full((*self._bias.shape[:2], self._unit * self._size), -np.inf, dtype=np.float32)
-        self._bias = np.concatenate((self._bias, hidden), -1)
-        bias = self._bias.reshape(-1, 1, self._bias.shape[-1])
-        pages = torch.from_numpy(self._pages.reshape(-1))
-        self._show_from_here(replace(self.group, pages=pages, bias=torch.from_numpy(bias)))
+        self.keys += self._unit * self._size
+        self._show()
+
+    def _show(self) -> None:
+        bias = torch.from_numpy(self._masks)[:, None, : self.keys]
+        self.group = replace(self.group, pages=torch.from_numpy(self._pages.reshape(-1)), bias=bias)
 
 
 class GrowingPlan:
     """The attention of decodes over all their keys, one key more of each in every step.
+
+    All groups' masks lie in one array, so that one write shows all newest keys, however many groups there are.
 
     Args:
         made: their plan.
@@ -97,6 +103,23 @@ class GrowingPlan:
             group = GrowingGroup(each, positions[members], pool, unit)
             self._groups.append(group)
             self._places.update({member: (group, index) for index, member in enumerate(members)})
+        self._masks = np.empty(sum(group.num_masks * group.most_keys for group in self._groups), dtype=np.float32)
+        self._newest = self._place_masks()
+        self._steps = 0
+        self._room = self._next_widening()
+
+    def _place_masks(self) -> Ints:
+        """Where all newest keys are."""
+        found, first = [], 0
+        for group in self._groups:
+            after = first + group.num_masks * group.most_keys
+            found.append(first + group.move_masks(self._masks[first:after].reshape(group.num_masks, -1)))
+            first = after
+        return np.concatenate(found)
+
+    def _next_widening(self) -> int:
+        """After how many steps in all the first group has no room for another key."""
+        return min(group.keys - 1 - int(group.positions.max()) for group in self._groups)
 
     def advance(self, opened: list[tuple[int, int, Ints]]) -> bool:
         """One key more of each; False when the plan should be made anew.
@@ -105,12 +128,25 @@ class GrowingPlan:
             opened: of each request that has its first key in a block: its place, the block's place in its table, and
                 the block's [2, kv_heads] rows of a layer's pages.
         """
-        for group in self._groups:
-            group.advance()
+        self._steps += 1
+        if self._steps > self._room and not self._widen():
+            return False
+        self._newest += 1
+        self._masks[self._newest] = 0.0
         for place, column, pages in opened:
             group, index = self._places[place]
             group.open_block(index, column, pages)
-        return not any(group.outgrown for group in self._groups)
+        return True
+
+    def _widen(self) -> bool:
+        """Room for this step's keys; False when a group is too long for its plan."""
+        for group in self._groups:
+            if int(group.positions.max()) + self._steps >= group.keys:
+                if group.keys >= group.most_keys:
+                    return False
+                group.widen()
+        self._room = self._next_widening()
+        return True
 
     def plan(self) -> AttentionPlan:
         """What the model reads."""
@@ -163,7 +199,7 @@ class DecodeInputs:
             return False
         self._slots += 1
         size, opened = self._pool.block_size, []
-        for place in np.flatnonzero(self._positions % size == 0).tolist():
+        for place in (self._positions % size == 0).nonzero()[0].tolist():
             column, table = decodes.starts[place] // size, decodes.block_tables[place]
             if column >= len(table) or not 0 <= table[column] < self._pool.num_blocks:
                 return False  # which will be refused
