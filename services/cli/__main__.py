@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from services.cli.settings import load_config, state_folder
 from services.cluster.topology import CLUSTER_VARIABLE, cluster_environment
 from services.core.errors import StartupError, TriptychError
 from services.core.seeds import new_incarnation
+from services.sim.plan.placement import Aim
 
 app = typer.Typer(
     name="triptych",
@@ -288,6 +290,55 @@ def simulate(
         seed=seed,
         chrome=chrome,
         as_json=as_json,
+    )
+    raise typer.Exit(run(Output(), load_config(config, assign or []), options))
+
+
+@app.command(
+    "plan",
+    epilog=examples(
+        "triptych plan --model llama-3-8b --hardware pool.yaml --trace azure.csv --slo ttft=400ms,tpot=40ms",
+        "triptych plan --model opt-13b --hardware pool.yaml --trace azure.csv --slo ttft=250ms,tpot=100ms "
+        "--objective cost --rate 40",
+    ),
+)
+def make_plan(
+    model: Annotated[str, typer.Option("--model", help="Model by name, or a folder with a config.json.")],
+    hardware: Annotated[Path, typer.Option("--hardware", help="YAML: groups of hosts (device, hosts, price, ...).")],
+    trace: Annotated[Path, typer.Option("--trace", "-t", help="A trace, or a workload file of loadgen.")],
+    slo: Annotated[str, typer.Option("--slo", help="ttft=250ms,tpot=0.1s; the bounds of a request.")],
+    objective: Annotated[
+        Aim,
+        typer.Option("--objective", help="goodput: the highest rate; cost, power: the least for --rate."),
+    ] = Aim.GOODPUT,
+    attainment: Annotated[float, typer.Option(min=0.01, max=1.0, help="Share that keeps both bounds.")] = 0.9,
+    rate: Annotated[
+        float | None, typer.Option("--rate", min=1e-6, help="Requests/s to take; default: all, or the trace's.")
+    ] = None,
+    config: ConfigOption = None,
+    assign: SetOption = None,
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for cluster.yaml, plan.json, plan.html.")] = Path(
+        "planned"
+    ),
+    limit: Annotated[int | None, typer.Option("--limit", min=2, help="Rows of the trace at most.")] = None,
+    requests: Annotated[int, typer.Option("--requests", min=20, help="Of each run of one worker.")] = 600,
+    full_requests: Annotated[
+        int | None, typer.Option("--validate", min=20, help="Of each run of a whole cluster; default: by its size.")
+    ] = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="To compute in.")] = 2,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of arrivals and of the sample of lengths.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the best placement: colocated or split, how many workers, how parallel, on which hardware.
+
+    Single workers are simulated with the real scheduler, put together, and the best are simulated as whole clusters.
+    """
+    from services.cli.plan import PlanOptions
+    from services.cli.plan import make_plan as run
+
+    where = PlanOptions(model, hardware, trace, folder, slo, objective, attainment, rate, limit)
+    options = replace(
+        where, unit_requests=requests, full_requests=full_requests, processes=processes, seed=seed, as_json=as_json
     )
     raise typer.Exit(run(Output(), load_config(config, assign or []), options))
 

@@ -75,7 +75,7 @@ def simulate(output: Output, config: ClusterConfig, options: SimulateOptions) ->
     sim = sim_config(options)
     cost = None if options.profile is None else parse(CostConfig, _mapping("--profile", options.profile), "profile")
     pools = pools_of(config, sim.machines, cost)
-    faults = () if options.faults is None else faults_from(_yaml("--faults", options.faults))
+    faults = () if options.faults is None else faults_from(read_yaml("--faults", options.faults))
     run_options = Options(
         shared_cores=options.cores, nvlink=sim.machines.nvlink, faults=faults, timelines=options.chrome
     )
@@ -90,8 +90,8 @@ def simulate(output: Output, config: ClusterConfig, options: SimulateOptions) ->
         output.json(report_to_json(report))
         return EXIT_OK
     for table in report_tables(report):
-        output.out.print(_drawn(table.title, table.columns, table.rows))
-    output.out.print(_drawn("workers", WORKER_COLUMNS, _worker_rows(found)))
+        output.out.print(drawn(table.title, table.columns, table.rows))
+    output.out.print(drawn("workers", WORKER_COLUMNS, _worker_rows(found)))
     output.line(f"report: {options.folder}/report.html and report.json")
     return EXIT_OK
 
@@ -142,17 +142,27 @@ def _rows(options: SimulateOptions) -> Iterator[WorkloadRow]:
     """Rows of the trace, or of a workload file, at the speed that was asked for."""
     if options.speed <= 0:
         raise ConfigError("--speed", options.speed, "must be above 0; 2 sends twice as fast")
-    if not options.trace.exists():
-        raise ConfigError("--trace", str(options.trace), "is not there")
+    return read_rows(options.trace, options.limit, options.seed, options.speed)
+
+
+def read_rows(trace: Path, limit: int | None, seed: int, speed: float = 1.0) -> Iterator[WorkloadRow]:
+    """Rows of a trace, or of a workload file, one by one.
+
+    Args:
+        limit: rows at most.
+        seed: of what a workload file draws.
+    """
+    if not trace.exists():
+        raise ConfigError("--trace", str(trace), "is not there")
     rows: Iterable[WorkloadRow]
-    if _is_workload(options.trace):
-        rows = map(row_of, FileSchedule(options.trace, seed=options.seed)())
+    if _is_workload(trace):
+        rows = map(row_of, FileSchedule(trace, seed=seed)())
     else:
-        rows = (row for row in Trace(options.trace) if not row.failed)
-    if options.speed != 1:
-        rows = scaled(rows, options.speed)
+        rows = (row for row in Trace(trace) if not row.failed)
+    if speed != 1:
+        rows = scaled(rows, speed)
     for count, row in enumerate(rows):
-        if options.limit is not None and count >= options.limit:
+        if limit is not None and count >= limit:
             return
         yield row
 
@@ -184,7 +194,8 @@ def row_of(request: ScheduledRequest) -> WorkloadRow:
     )
 
 
-def _yaml(option: str, path: Path) -> Any:
+def read_yaml(option: str, path: Path) -> Any:
+    """What a file of YAML or JSON holds."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -192,7 +203,7 @@ def _yaml(option: str, path: Path) -> Any:
 
 
 def _mapping(option: str, path: Path) -> Mapping[str, Any]:
-    data = _yaml(option, path)
+    data = read_yaml(option, path)
     if not isinstance(data, dict):
         raise ConfigError(option, str(path), "must be a mapping of coefficients, as under router.cost")
     return data
@@ -234,7 +245,8 @@ def _write(options: SimulateOptions, report: Report, run: SimRun) -> None:
         (options.folder / CHROME).write_text(json.dumps(chrome_trace(run)) + "\n", encoding="utf-8")
 
 
-def _drawn(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+def drawn(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+    """A table for the terminal."""
     table = RichTable(title=escape(title), title_justify="left", show_header=any(columns))
     for column in columns:
         table.add_column(escape(column), overflow="fold")

@@ -15,7 +15,7 @@ from services.scheduling.config import SchedulerConfig
 from services.telemetry.config import TelemetryConfig
 from services.worker.config import WorkerConfig
 
-MAX_REPLICAS = 64
+MAX_REPLICAS = 1024
 """Workers of one pool."""
 MAX_RANKS = 16
 """Ranks of one worker; the model's KV heads are the tighter bound."""

@@ -18,4 +18,7 @@ outcome.py       samples, and what every worker did
 cluster.py       the real flow, cores and controller, and all between them
 machines.py      from a cluster's configuration to pools
 chrome_trace.py  a run for Perfetto
+published.py     step times that papers measured
+plan/            the planner's pure half: workers alone, bounds, placements, reasons
+search.py        the planner: units in parallel processes, and whole clusters of the best
 """

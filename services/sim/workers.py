@@ -131,6 +131,7 @@ class SimWorker:
         self._shape: StepShape | None = None
         self._started_ns = 0
         self._lag_ns = 0
+        self._out_ns = 0
         self._ends: list[int] | None = None
         self._arrivals: array[int] = array("q")
         self._steady = self._passed = 0
@@ -177,14 +178,17 @@ class SimWorker:
 
     def _perform_late(self, action: Action) -> None:
         if self.alive:
-            self._perform(action)
+            self._perform(action, late=True)
 
-    def _perform(self, action: Action) -> None:
+    def _perform(self, action: Action, late: bool = False) -> None:
         match action:
             case Emit():
                 self._emit(action.outputs)
             case SendPeer():
                 self._world.tell_peer(self.ref, action.to, PeerMessage(self.ref, 0, action.body))
+            case PostSend() if self._out_ns > self._queue.now and not late:
+                # What the core takes for computed is still in the pipeline.
+                self._queue.at(self._out_ns, self._perform_late, action)
             case PostSend() | PostReceive():
                 self._world.links.post(self.ref, action)
             case OpenLink():
@@ -214,7 +218,7 @@ class SimWorker:
         self._version += 1
         self._ends, self._passed = None, 0
         self.use.peak_blocks = max(self.use.peak_blocks, self.core.blocks_used)
-        steady = self.core.steady_steps(TOKEN) if self.fast and not batch.chunks else 0
+        steady = self.core.steady_steps(TOKEN) if self.fast and not batch.chunks and now >= self._out_ns else 0
         if steady:
             steady = min(steady, LONGEST_WINDOW)
             ends = now + np.cumsum(self.body.cost.decode_ns(shape.rows, shape.context, steady + 1))
@@ -242,8 +246,11 @@ class SimWorker:
             self._missed = True
             return
         self.catch_up()
-        batch, shape, lag_ns = self._batch, self._shape, self._lag_ns
+        batch, shape = self._batch, self._shape
         assert batch is not None and shape is not None
+        # A pipeline is a queue: no step's results come out of it before those of an earlier one.
+        self._out_ns = max(self._out_ns, self._queue.now + self._lag_ns)
+        lag_ns = self._out_ns - self._queue.now
         step_id = batch.step_id + self._passed
         self._account(1, self._queue.now)
         self._ends = self._batch = None
