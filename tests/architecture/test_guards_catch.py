@@ -25,7 +25,7 @@ def tree(tmp_path: Path) -> Path:
         write(
             tmp_path,
             guards.name_of(ROOT, path),
-            '"""A folder: clock.py config.py flow.py proposers console synth."""\n',
+            '"""A folder: clock.py config.py flow.py proposers console synth plan."""\n',
         )
     packages = [path for path in sorted((tmp_path / "services").iterdir()) if path.is_dir()]
     listing = " ".join(path.name for path in packages)
