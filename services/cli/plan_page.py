@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from loadgen.page import COLOURS, STYLE
+from loadgen.page import STYLE
+from loadgen.plots import COLOURS
 from services.sim.plan.placement import Kind, Placement
 from services.sim.search import Plan
 
