@@ -139,7 +139,8 @@ class DecodeStage:
 
     def counts(self) -> Mapping[str, int]:
         """How often an offer began to wait."""
-        return {f"held_back/{reason}": count for reason, count in self._intake.held_back.items()}
+        held_back = self._intake.held_back
+        return {f"held_back/{reason}": count for reason, count in held_back.items()} if held_back else held_back
 
     def _intake_load(self) -> IntakeLoad:
         """Requests that were accepted and have not had a decode step, and what else the accept rule looks at."""

@@ -269,13 +269,11 @@ class Transfers:
 
     def next_wake(self) -> int | None:
         """Time of the next renewal or expiry."""
-        if not self.num_transfers:
-            return None
         first, expiry = self._next_renew, self._leases.next_expiry()
         if first is None or (expiry is not None and expiry < first):
             first = expiry
         for _, end in self._ends:
-            for due_ns in end.posts_due():
+            for due_ns in end.posts_due() if len(end) else ():
                 if first is None or due_ns < first:
                     first = due_ns
         return first

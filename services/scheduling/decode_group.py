@@ -37,7 +37,10 @@ class DecodeGroup:
         self._block_size = block_size
         self._request_ids = tuple([state.request.request_id for state in states])
         self._samples = tuple([state.spec for state in states])
-        self._tables = tuple([tuple(state.blocks) for state in states])
+        self._tables = [tuple(state.blocks) for state in states]
+        self._told_tables: tuple[tuple[int, ...], ...] | None = None  # the same, as long as nobody grew
+        self._attempts = tuple([state.request.attempt for state in states])
+        self._prompts = [state.num_prompt for state in states]
         self._newest = tuple([state.tokens[-1] for state in states])
         self._offsets = [state.num_computed for state in states]  # computed tokens, less `steps`
         self._ends = [state.max_num_tokens - 1 - state.num_computed for state in states]  # step that brings the last
@@ -67,7 +70,10 @@ class DecodeGroup:
             place -= 1
         self.states = (*states[:place], state, *states[place:])
         self._request_ids = _with(self._request_ids, place, state.request.request_id)
-        self._tables = _with(self._tables, place, tuple(state.blocks))
+        self._tables.insert(place, tuple(state.blocks))
+        self._told_tables = None
+        self._attempts = _with(self._attempts, place, state.request.attempt)
+        self._prompts.insert(place, state.num_prompt)
         self._newest = _with(self._newest, place, state.tokens[-1])
         self._samples = _with(self._samples, place, state.spec)
         offset = state.num_computed - self.steps
@@ -88,11 +94,12 @@ class DecodeGroup:
         place = self.states.index(state)
         self.states = _without(self.states, place)
         self._request_ids = _without(self._request_ids, place)
-        self._tables = _without(self._tables, place)
+        self._told_tables = None
+        self._attempts = _without(self._attempts, place)
         self._newest = _without(self._newest, place)
         self._samples = _without(self._samples, place)
         self._context -= self._offsets.pop(place)
-        del self._ends[place], self._rooms[place]
+        del self._ends[place], self._rooms[place], self._tables[place], self._prompts[place]
         self._first_room = min(self._rooms, default=0)
         if state in self._fresh:
             self._fresh.remove(state)
@@ -110,11 +117,10 @@ class DecodeGroup:
 
     def grew(self, places: Iterable[int]) -> None:
         """The requests at these places have other blocks now."""
-        tables = list(self._tables)
         for place in places:
-            tables[place] = tuple(self.states[place].blocks)
-            self._rooms[place] = len(tables[place]) * self._block_size - self._offsets[place]
-        self._tables = tuple(tables)
+            table = self._tables[place] = tuple(self.states[place].blocks)
+            self._rooms[place] = len(table) * self._block_size - self._offsets[place]
+        self._told_tables = None
         self._first_room = min(self._rooms)
 
     # --- steps ------------------------------------------------------------------------------------------------
@@ -175,18 +181,17 @@ class DecodeGroup:
         return [states[place] for place in told], self._tokens_of_others(told, token)
 
     def _tokens_of_others(self, told: Sequence[int], token: int) -> StepTokens | None:
-        states, steps, ids = self.states, self.steps, self._request_ids
-        offsets: Sequence[int] = self._offsets
-        if told:
-            chosen = bytearray(b"\x01") * len(states)
-            for place in told:
-                chosen[place] = 0
-            states, ids, offsets = (tuple(compress(each, chosen)) for each in (states, ids, offsets))  # type: ignore[assignment]
-        if not states:
+        steps, count = self.steps, len(self.states) - len(told)
+        if not count:
             return None
-        attempts = tuple([state.request.attempt for state in states])
-        indices = tuple([offset + steps - state.num_prompt for offset, state in zip(offsets, states, strict=True)])
-        return StepTokens(ids, attempts, indices, (token,) * len(ids))
+        indices = tuple([offset + steps - prompt for offset, prompt in zip(self._offsets, self._prompts, strict=True)])
+        if not told:
+            return StepTokens(self._request_ids, self._attempts, indices, (token,) * count)
+        others = bytearray(b"\x01") * len(self.states)
+        for place in told:
+            others[place] = 0
+        ids, attempts = tuple(compress(self._request_ids, others)), tuple(compress(self._attempts, others))
+        return StepTokens(ids, attempts, tuple(compress(indices, others)), (token,) * count)
 
     def plain(self, tokens: StepTokens | None) -> PlainTokens | None:
         """Tokens that nothing else is to be told of, and whose they are."""
@@ -225,7 +230,7 @@ class DecodeGroup:
         """The group is `decoding`, with the blocks that they have."""
         self.settle_all()
         assert list(self.states) == list(decoding), (self.states, decoding)
-        assert self._tables == tuple(tuple(state.blocks) for state in decoding), self._tables
+        assert self._tables == [tuple(state.blocks) for state in decoding], self._tables
         fresh = DecodeGroup(decoding, self._block_size)
         assert self.decodes() == fresh.decodes(), (self.decodes(), fresh.decodes())
         for mine, made in ((self._ends, fresh._ends), (self._rooms, fresh._rooms)):
@@ -238,11 +243,13 @@ class DecodeGroup:
     def decodes(self) -> Decodes:
         """The newest known token of each."""
         steps = self.steps
+        if self._told_tables is None:
+            self._told_tables = tuple(self._tables)
         return Decodes(
             self._request_ids,
             self._newest,
             tuple([offset + steps for offset in self._offsets]),
-            self._tables,
+            self._told_tables,
             self._samples,
             tuple([state.outputs_for_penalties() for state in self.states]) if self._counts_tokens else (),
         )

@@ -345,7 +345,7 @@ class WorkerCore:
             context_tokens=context_tokens,
             leases=self._transfers.num_leases,
             transfers=self._transfers.num_transfers,
-            tasks=len(self._requests()) if held else scheduler.num_requests,
+            tasks=scheduler.num_requests + sum([scheduler.get(each) is None for each in dict.fromkeys(held)]),
             waiting_offers=sum([waiting for waiting, _ in pressures]),
             back_pressure=next((reason for _, reason in pressures if reason), ""),
             counters=tuple(self.counters().items()),
@@ -353,10 +353,12 @@ class WorkerCore:
 
     def counters(self) -> dict[str, int]:
         """How often something happened that nobody asked for, by `kind/reason`."""
-        total = {f"preempted/{reason}": count for reason, count in self._scheduler.preemptions.items()}
+        preempted = self._scheduler.preemptions
+        total = {f"preempted/{reason}": count for reason, count in preempted.items()} if preempted else {}
         for counts in (self._transfers.counts, *[stage.counts() for stage in self._stages.values()], self._ended):
-            for name, count in counts.items():
-                total[name] = total.get(name, 0) + count
+            if counts:
+                for name, count in counts.items():
+                    total[name] = total.get(name, 0) + count
         return total
 
     @property

@@ -344,7 +344,7 @@ class MixedScheduler:
     @property
     def queued_tokens(self) -> int:
         """Prompt tokens still to be computed."""
-        return sum(state.num_uncomputed for state in self._states.values() if not state.is_decoding)
+        return sum([state.num_uncomputed for state in self._states.values() if not state.is_decoding])
 
     def first_decodes(self) -> list[RequestState]:
         """Decodes that have had no step."""
