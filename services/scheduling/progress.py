@@ -34,7 +34,7 @@ class Admitted:
     state: RequestState
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Load:
     """What a worker reports of itself; the shell adds addresses and sequence numbers."""
 
