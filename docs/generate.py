@@ -144,9 +144,10 @@ def metrics() -> str:
 
 
 def metrics_lines() -> Iterator[str]:
-    yield "Prometheus text (OpenMetrics for scrapers that accept it) at `/metrics`: the front door on its HTTP port,"
-    yield "workers and controller each on a port of `telemetry.metrics_ports`, which `triptych status --json` tells as"
-    yield "`metrics_address`. Names and buckets are vLLM's under the prefix `triptych_` where vLLM has the same metric."
+    yield "Prometheus text (OpenMetrics for scrapers that accept it) at `/metrics`: every process on a port of its own"
+    yield "of `telemetry.metrics_ports`, which `triptych status --json` tells as `metrics_address`; front doors on"
+    yield "their HTTP port too, where one of those that share it answers. Names and buckets are vLLM's under the prefix"
+    yield "`triptych_` where vLLM has the same metric."
     yield "A front door shows every worker that it knows beside its own requests; whoever scrapes workers too should"
     yield "add up by `max by (worker, ...)`, not by `sum`. Each process also has the usual `process_*` metrics. A label"
     yield "takes at most 200 values; later ones are counted as `other`."

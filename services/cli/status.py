@@ -19,6 +19,7 @@ def status_data(response: cluster_pb2.GetStatusResponse) -> dict[str, Any]:
         "model": response.model,
         "front_door": response.front_door,
         "metrics_address": response.metrics_address,
+        "front_doors": [{"id": door.id, "metrics_address": door.metrics_address} for door in response.front_doors],
         "ready": response.ready,
         "running_requests": response.running_requests,
         "counters": dict(response.counters),

@@ -19,10 +19,12 @@ from services.cluster.supervise import check_room
 from services.cluster.topology import desired, wanted_path
 from services.controller.app import Controller, ControllerStatus
 from services.controller.events import EventBatch
+from services.controller.front_doors import FrontDoors
+from services.core.clock import WallClock
 from services.core.config import parse
 from services.core.errors import StartupError
 from services.core.seeds import new_incarnation
-from services.core.wire import WorkerInfo
+from services.core.wire import MetricsTargets, WorkerInfo
 from services.engine.checkpoint import read_shape
 from services.frontdoor.app import FrontDoor
 from services.frontdoor.metrics_http import current_request
@@ -86,6 +88,8 @@ class ControllerReplica:
         await self._controller.start()
         configure_logs(complete.telemetry, CONTROLLER, CONTROLLER)
         self._loop = asyncio.get_running_loop()
+        self._clock = WallClock()
+        self._front_doors = FrontDoors()
         ports = complete.telemetry.metrics_ports
         exporter = Exporter(CONTROLLER)
         exporter.add_source(self._samples)
@@ -97,9 +101,10 @@ class ControllerReplica:
         rows = asked.result(timeout=SCRAPE_S).workers
         return pool_samples((row.worker_id, row.pool, row.state, row.failures) for row in rows)
 
-    async def metrics_address(self) -> str:
-        """host:port of /metrics, "" when there is none."""
-        return "" if self._metrics is None else self._metrics.address
+    async def metrics_targets(self, front_door: str, metrics_address: str) -> MetricsTargets:
+        """A front door says where its /metrics are, and is told where all others are."""
+        front_doors = self._front_doors.hear(self._clock.now_ns(), front_door, metrics_address)
+        return MetricsTargets("" if self._metrics is None else self._metrics.address, front_doors)
 
     async def list_workers(self) -> list[WorkerInfo]:
         """Live workers."""
@@ -160,6 +165,7 @@ class FrontDoorReplica:
             controller=serve.get_deployment_handle(CONTROLLER, CONTROL_APPLICATION),
             block_size=complete.cache.block_size_tokens,
             decision_log=complete.record.folder,
+            metrics_ports=complete.telemetry.metrics_ports,
         )
         configure_logs(complete.telemetry, FRONT_DOOR, self._door.front_door_id, context=current_request)
         await self._door.start()

@@ -32,6 +32,19 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsTargets:
+    """Where Prometheus finds the processes that are no workers.
+
+    Attributes:
+        controller: host:port of its /metrics, "" when it has none.
+        front_doors: host:port of each front door's own /metrics, "" when it has none, by its id.
+    """
+
+    controller: str = ""
+    front_doors: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class PeerAddress:
     """Where a worker takes connections of workers and front doors, and the secret that lets them in; never logged."""
 

@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
+import threading
 from pathlib import Path
 from typing import Any, TextIO
 
 from services.controller.app import ControllerStatus
 from services.controller.events import EventBatch
+from services.controller.front_doors import HEARD_EVERY_S
 from services.core.clock import NS_PER_S, WallClock
 from services.core.config import ModelConfig
 from services.core.decision_log import DecisionLog
 from services.core.heap import freeze_heap
 from services.core.seeds import new_incarnation
-from services.core.wire import WorkerInfo
+from services.core.wire import MetricsTargets, WorkerInfo
 from services.engine.checkpoint import model_digest, read_shape
 from services.frontdoor.auth import Authenticator
 from services.frontdoor.cluster_servicer import ClusterServicer, Wanted
@@ -40,14 +42,14 @@ from services.frontdoor.tokenizer import Tokenizer
 from services.kvcache.block import root_hash
 from services.router.config import RouterConfig
 from services.router.recorded import flow_from_header, flow_header
-from services.telemetry.exporter import Exporter
+from services.telemetry.exporter import Exporter, Sample
 from services.telemetry.loop_lag import watch_loop
 from services.telemetry.requests import RequestMetrics
 
 logger = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 0.25
-WATCH_CONTROLLER_EVERY_S = 5.0
+SCRAPE_S = 5.0
 
 
 class FrontDoor:
@@ -64,6 +66,7 @@ class FrontDoor:
         controller: Ray handle of the controller, whose `list_workers` names the live workers.
         block_size: tokens in one KV block, as the workers have it.
         decision_log: folder for the request flow's decision log; None: off.
+        metrics_ports: range for a port of /metrics that no other front door shares; None: none.
 
     Raises:
         ModelError: a file of the model folder is missing or not understood.
@@ -79,12 +82,11 @@ class FrontDoor:
         controller: Any,
         block_size: int,
         decision_log: str | None = None,
+        metrics_ports: tuple[int, int] | None = None,
     ) -> None:
         clock = WallClock()
-        incarnation = new_incarnation()
-        version = importlib.metadata.version("triptych")
         served = load_model(model, Path(model_folder), block_size)
-        self.front_door_id = f"frontdoor-{incarnation:x}"
+        self.front_door_id = f"frontdoor-{(incarnation := new_incarnation()):x}"
         self._clock = clock
         handle = self._controller = ControllerHandle(controller)
         self._subscriptions = Subscriptions(
@@ -99,12 +101,14 @@ class FrontDoor:
         self._performer = Performer(
             flow, self._subscriptions, clock, self.front_door_id, config.max_running_requests, log, observer
         )
-        exporter.add_source(lambda: front_door_samples(self._performer, clock))
+        exporter.add_source(self._samples)
+        self._metrics_at = None if metrics_ports is None else (config.host, metrics_ports)
         converter = Converter(served, config, self.front_door_id)
         self._reload_every_s = config.reload_every_s
         self._authenticator, limiter = Authenticator(config.auth), TenantLimiter(clock)
         self._tls = None if config.tls is None else ServerTls(config.tls)
         probes = LinkProbes(self._subscriptions, lambda: self._performer.flow.view.workers)
+        version = importlib.metadata.version("triptych")
         about = (clock, cluster_id, version, served.name)
         cluster = self._cluster = ClusterServicer(self._performer, handle, *about, probes)
         grpc_server = GrpcServer(
@@ -161,6 +165,8 @@ class FrontDoor:
             PortBusyError: a port is held by something that is not this cluster.
         """
         await self._servers.start()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.current_thread()
+        self._metrics = None if self._metrics_at is None else self._exporter.serve(*self._metrics_at)
         freeze_heap()
         self._tasks = [
             asyncio.create_task(self._subscriptions.run(self._performer)),
@@ -189,6 +195,8 @@ class FrontDoor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
         if self._log_file is not None:
             self._log_file.close()
 
@@ -208,11 +216,22 @@ class FrontDoor:
                 await asyncio.to_thread(self._tls.reload)
 
     async def _watch_controller(self) -> None:
-        """Keep known where the controller's metrics are; a controller that is gone has them elsewhere later."""
+        """Keep known where everybody's metrics are; a controller that is gone has its own elsewhere later."""
+        mine = "" if self._metrics is None else self._metrics.address
         while True:
             with contextlib.suppress(Exception):  # one that does not answer is told by whoever needs it
-                self._cluster.controller_metrics = await self._controller.metrics_address()
-            await asyncio.sleep(WATCH_CONTROLLER_EVERY_S)
+                self._cluster.metrics_targets = await self._controller.metrics_targets(self.front_door_id, mine)
+            await asyncio.sleep(HEARD_EVERY_S)
+
+    def _samples(self) -> list[Sample]:
+        """What this front door sees, for a scraper on the event loop or in a thread of its own."""
+
+        async def look() -> list[Sample]:
+            return list(front_door_samples(self._performer, self._clock))
+
+        if threading.current_thread() is self._thread:
+            return list(front_door_samples(self._performer, self._clock))
+        return asyncio.run_coroutine_threadsafe(look(), self._loop).result(timeout=SCRAPE_S)
 
 
 def open_log(folder: Path, front_door: str) -> TextIO:
@@ -232,10 +251,10 @@ class ControllerHandle:
         found: list[WorkerInfo] = await self._handle.list_workers.remote()
         return found
 
-    async def metrics_address(self) -> str:
-        """host:port of the controller's /metrics, "" when it has none."""
-        address: str = await self._handle.metrics_address.remote()
-        return address
+    async def metrics_targets(self, front_door: str, metrics_address: str) -> MetricsTargets:
+        """Say where this front door's /metrics are; where the controller's and all front doors' are."""
+        targets: MetricsTargets = await self._handle.metrics_targets.remote(front_door, metrics_address)
+        return targets
 
     async def status(self) -> ControllerStatus:
         """Every wanted worker and its state."""

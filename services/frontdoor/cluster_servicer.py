@@ -18,6 +18,7 @@ from services.core.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from services.core.wire import MetricsTargets
 from services.frontdoor.call import REQUEST_ID_KEY, current_call
 from services.frontdoor.client_stream import RETRY
 from services.frontdoor.interceptor import Context
@@ -71,7 +72,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         probes: measures links; None where workers cannot be reached.
 
     Attributes:
-        controller_metrics: host:port of the controller's /metrics, "" while nobody knows.
+        metrics_targets: where the metrics of controller and front doors are, as far as is known.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         model: str,
         probes: LinkProbes | None = None,
     ) -> None:
-        self.controller_metrics = ""
+        self.metrics_targets = MetricsTargets()
         self._performer = performer
         self._controller = controller
         self._probes = probes
@@ -127,7 +128,11 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             ready=self.ready(),
             running_requests=self._performer.num_running,
             counters=self._performer.flow.placements | self._performer.flow.moves,
-            metrics_address=self.controller_metrics,
+            metrics_address=self.metrics_targets.controller,
+            front_doors=[
+                pb.FrontDoorStatus(id=front_door, metrics_address=address)
+                for front_door, address in self.metrics_targets.front_doors.items()
+            ],
             workers=[self._worker(workers[worker_id]) for worker_id in sorted(workers)],
         )
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19services/pb/cluster.proto\x12\x0btriptych.v1\"\x12\n\x10GetStatusRequest\"\xaf\x04\n\x0cWorkerStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x13\n\x0bincarnation\x18\x05 \x01(\x04\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x17\n\x0fkv_blocks_total\x18\n \x01(\r\x12\x16\n\x0ekv_blocks_used\x18\x0b \x01(\r\x12\x18\n\x10kv_blocks_cached\x18\x0c \x01(\r\x12\x1d\n\x15queued_prefill_tokens\x18\r \x01(\r\x12\x17\n\x0frunning_decodes\x18\x0e \x01(\r\x12\x0e\n\x06leases\x18\x14 \x01(\r\x12\x11\n\ttransfers\x18\x15 \x01(\r\x12\r\n\x05tasks\x18\x16 \x01(\r\x12\x16\n\x0ewaiting_offers\x18\x17 \x01(\r\x12\x15\n\rback_pressure\x18\x18 \x01(\t\x12\x39\n\x08\x63ounters\x18\x19 \x03(\x0b\x32\'.triptych.v1.WorkerStatus.CountersEntry\x12\r\n\x05links\x18\x1a \x01(\r\x12\x0f\n\x07threads\x18\x1b \x01(\r\x12\x0f\n\x07sockets\x18\x1c \x01(\r\x12\x17\n\x0fmetrics_address\x18\x1d \x01(\t\x12\x15\n\rreport_age_ms\x18\x1e \x01(\r\x12\x12\n\ndispatches\x18\x1f \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xba\x02\n\x11GetStatusResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nfront_door\x18\x04 \x01(\t\x12\r\n\x05ready\x18\x05 \x01(\x08\x12\x18\n\x10running_requests\x18\x06 \x01(\r\x12>\n\x08\x63ounters\x18\x07 \x03(\x0b\x32,.triptych.v1.GetStatusResponse.CountersEntry\x12*\n\x07workers\x18\n \x03(\x0b\x32\x19.triptych.v1.WorkerStatus\x12\x17\n\x0fmetrics_address\x18\x0b \x01(\t\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"*\n\x11ProbeLinksRequest\x12\x15\n\rpayload_bytes\x18\x01 \x01(\r\"\x7f\n\x12ProbeLinksResponse\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x10\n\x08receiver\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0f\n\x07open_ms\x18\x04 \x01(\x01\x12\x12\n\nlatency_us\x18\x05 \x01(\x01\x12\x13\n\x0b\x62ytes_per_s\x18\x06 \x01(\x01\"D\n\x12WatchEventsRequest\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\"\xb6\x01\n\x13WatchEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07unix_ms\x18\x02 \x01(\x03\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.triptych.v1.EventKind\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12\x11\n\tworker_id\x18\x05 \x01(\t\x12\x13\n\x0bincarnation\x18\x06 \x01(\x04\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x10\n\x08replicas\x18\x08 \x01(\r\"\'\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\'\n\x13\x44rainWorkerResponse\x12\x10\n\x08replicas\x18\x01 \x01(\r\"2\n\x10ScalePoolRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x10\n\x08replicas\x18\x02 \x01(\r\"\'\n\x11ScalePoolResponse\x12\x12\n\nworker_ids\x18\x01 \x03(\t*\xc5\x01\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_KIND_STARTING\x10\x01\x12\x11\n\rEVENT_KIND_UP\x10\x02\x12\x17\n\x13\x45VENT_KIND_DRAINING\x10\x03\x12\x17\n\x13\x45VENT_KIND_STOPPING\x10\x04\x12\x13\n\x0f\x45VENT_KIND_DOWN\x10\x05\x12\x15\n\x11\x45VENT_KIND_SCALED\x10\x06\x12\x12\n\x0e\x45VENT_KIND_GAP\x10\x07\x32\x9f\x03\n\x0e\x43lusterService\x12J\n\tGetStatus\x12\x1d.triptych.v1.GetStatusRequest\x1a\x1e.triptych.v1.GetStatusResponse\x12R\n\x0bWatchEvents\x12\x1f.triptych.v1.WatchEventsRequest\x1a .triptych.v1.WatchEventsResponse0\x01\x12P\n\x0b\x44rainWorker\x12\x1f.triptych.v1.DrainWorkerRequest\x1a .triptych.v1.DrainWorkerResponse\x12J\n\tScalePool\x12\x1d.triptych.v1.ScalePoolRequest\x1a\x1e.triptych.v1.ScalePoolResponse\x12O\n\nProbeLinks\x12\x1e.triptych.v1.ProbeLinksRequest\x1a\x1f.triptych.v1.ProbeLinksResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19services/pb/cluster.proto\x12\x0btriptych.v1\"\x12\n\x10GetStatusRequest\"\xaf\x04\n\x0cWorkerStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\r\x12\x13\n\x0bincarnation\x18\x05 \x01(\x04\x12\x10\n\x08\x64raining\x18\x06 \x01(\x08\x12\x17\n\x0fkv_blocks_total\x18\n \x01(\r\x12\x16\n\x0ekv_blocks_used\x18\x0b \x01(\r\x12\x18\n\x10kv_blocks_cached\x18\x0c \x01(\r\x12\x1d\n\x15queued_prefill_tokens\x18\r \x01(\r\x12\x17\n\x0frunning_decodes\x18\x0e \x01(\r\x12\x0e\n\x06leases\x18\x14 \x01(\r\x12\x11\n\ttransfers\x18\x15 \x01(\r\x12\r\n\x05tasks\x18\x16 \x01(\r\x12\x16\n\x0ewaiting_offers\x18\x17 \x01(\r\x12\x15\n\rback_pressure\x18\x18 \x01(\t\x12\x39\n\x08\x63ounters\x18\x19 \x03(\x0b\x32\'.triptych.v1.WorkerStatus.CountersEntry\x12\r\n\x05links\x18\x1a \x01(\r\x12\x0f\n\x07threads\x18\x1b \x01(\r\x12\x0f\n\x07sockets\x18\x1c \x01(\r\x12\x17\n\x0fmetrics_address\x18\x1d \x01(\t\x12\x15\n\rreport_age_ms\x18\x1e \x01(\r\x12\x12\n\ndispatches\x18\x1f \x01(\x04\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xed\x02\n\x11GetStatusResponse\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nfront_door\x18\x04 \x01(\t\x12\r\n\x05ready\x18\x05 \x01(\x08\x12\x18\n\x10running_requests\x18\x06 \x01(\r\x12>\n\x08\x63ounters\x18\x07 \x03(\x0b\x32,.triptych.v1.GetStatusResponse.CountersEntry\x12*\n\x07workers\x18\n \x03(\x0b\x32\x19.triptych.v1.WorkerStatus\x12\x17\n\x0fmetrics_address\x18\x0b \x01(\t\x12\x31\n\x0b\x66ront_doors\x18\x0c \x03(\x0b\x32\x1c.triptych.v1.FrontDoorStatus\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"6\n\x0f\x46rontDoorStatus\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0fmetrics_address\x18\x02 \x01(\t\"*\n\x11ProbeLinksRequest\x12\x15\n\rpayload_bytes\x18\x01 \x01(\r\"\x7f\n\x12ProbeLinksResponse\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x10\n\x08receiver\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0f\n\x07open_ms\x18\x04 \x01(\x01\x12\x12\n\nlatency_us\x18\x05 \x01(\x01\x12\x13\n\x0b\x62ytes_per_s\x18\x06 \x01(\x01\"D\n\x12WatchEventsRequest\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\"\xb6\x01\n\x13WatchEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0f\n\x07unix_ms\x18\x02 \x01(\x03\x12$\n\x04kind\x18\x03 \x01(\x0e\x32\x16.triptych.v1.EventKind\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12\x11\n\tworker_id\x18\x05 \x01(\t\x12\x13\n\x0bincarnation\x18\x06 \x01(\x04\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x10\n\x08replicas\x18\x08 \x01(\r\"\'\n\x12\x44rainWorkerRequest\x12\x11\n\tworker_id\x18\x01 \x01(\t\"\'\n\x13\x44rainWorkerResponse\x12\x10\n\x08replicas\x18\x01 \x01(\r\"2\n\x10ScalePoolRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x10\n\x08replicas\x18\x02 \x01(\r\"\'\n\x11ScalePoolResponse\x12\x12\n\nworker_ids\x18\x01 \x03(\t*\xc5\x01\n\tEventKind\x12\x1a\n\x16\x45VENT_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45VENT_KIND_STARTING\x10\x01\x12\x11\n\rEVENT_KIND_UP\x10\x02\x12\x17\n\x13\x45VENT_KIND_DRAINING\x10\x03\x12\x17\n\x13\x45VENT_KIND_STOPPING\x10\x04\x12\x13\n\x0f\x45VENT_KIND_DOWN\x10\x05\x12\x15\n\x11\x45VENT_KIND_SCALED\x10\x06\x12\x12\n\x0e\x45VENT_KIND_GAP\x10\x07\x32\x9f\x03\n\x0e\x43lusterService\x12J\n\tGetStatus\x12\x1d.triptych.v1.GetStatusRequest\x1a\x1e.triptych.v1.GetStatusResponse\x12R\n\x0bWatchEvents\x12\x1f.triptych.v1.WatchEventsRequest\x1a .triptych.v1.WatchEventsResponse0\x01\x12P\n\x0b\x44rainWorker\x12\x1f.triptych.v1.DrainWorkerRequest\x1a .triptych.v1.DrainWorkerResponse\x12J\n\tScalePool\x12\x1d.triptych.v1.ScalePoolRequest\x1a\x1e.triptych.v1.ScalePoolResponse\x12O\n\nProbeLinks\x12\x1e.triptych.v1.ProbeLinksRequest\x1a\x1f.triptych.v1.ProbeLinksResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSTATUS_COUNTERSENTRY']._serialized_options = b'8\001'
   _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._loaded_options = None
   _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_options = b'8\001'
-  _globals['_EVENTKIND']._serialized_start=1545
-  _globals['_EVENTKIND']._serialized_end=1742
+  _globals['_EVENTKIND']._serialized_start=1652
+  _globals['_EVENTKIND']._serialized_end=1849
   _globals['_GETSTATUSREQUEST']._serialized_start=42
   _globals['_GETSTATUSREQUEST']._serialized_end=60
   _globals['_WORKERSTATUS']._serialized_start=63
@@ -44,25 +44,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSTATUS_COUNTERSENTRY']._serialized_start=575
   _globals['_WORKERSTATUS_COUNTERSENTRY']._serialized_end=622
   _globals['_GETSTATUSRESPONSE']._serialized_start=625
-  _globals['_GETSTATUSRESPONSE']._serialized_end=939
+  _globals['_GETSTATUSRESPONSE']._serialized_end=990
   _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_start=575
   _globals['_GETSTATUSRESPONSE_COUNTERSENTRY']._serialized_end=622
-  _globals['_PROBELINKSREQUEST']._serialized_start=941
-  _globals['_PROBELINKSREQUEST']._serialized_end=983
-  _globals['_PROBELINKSRESPONSE']._serialized_start=985
-  _globals['_PROBELINKSRESPONSE']._serialized_end=1112
-  _globals['_WATCHEVENTSREQUEST']._serialized_start=1114
-  _globals['_WATCHEVENTSREQUEST']._serialized_end=1182
-  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1185
-  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1367
-  _globals['_DRAINWORKERREQUEST']._serialized_start=1369
-  _globals['_DRAINWORKERREQUEST']._serialized_end=1408
-  _globals['_DRAINWORKERRESPONSE']._serialized_start=1410
-  _globals['_DRAINWORKERRESPONSE']._serialized_end=1449
-  _globals['_SCALEPOOLREQUEST']._serialized_start=1451
-  _globals['_SCALEPOOLREQUEST']._serialized_end=1501
-  _globals['_SCALEPOOLRESPONSE']._serialized_start=1503
-  _globals['_SCALEPOOLRESPONSE']._serialized_end=1542
-  _globals['_CLUSTERSERVICE']._serialized_start=1745
-  _globals['_CLUSTERSERVICE']._serialized_end=2160
+  _globals['_FRONTDOORSTATUS']._serialized_start=992
+  _globals['_FRONTDOORSTATUS']._serialized_end=1046
+  _globals['_PROBELINKSREQUEST']._serialized_start=1048
+  _globals['_PROBELINKSREQUEST']._serialized_end=1090
+  _globals['_PROBELINKSRESPONSE']._serialized_start=1092
+  _globals['_PROBELINKSRESPONSE']._serialized_end=1219
+  _globals['_WATCHEVENTSREQUEST']._serialized_start=1221
+  _globals['_WATCHEVENTSREQUEST']._serialized_end=1289
+  _globals['_WATCHEVENTSRESPONSE']._serialized_start=1292
+  _globals['_WATCHEVENTSRESPONSE']._serialized_end=1474
+  _globals['_DRAINWORKERREQUEST']._serialized_start=1476
+  _globals['_DRAINWORKERREQUEST']._serialized_end=1515
+  _globals['_DRAINWORKERRESPONSE']._serialized_start=1517
+  _globals['_DRAINWORKERRESPONSE']._serialized_end=1556
+  _globals['_SCALEPOOLREQUEST']._serialized_start=1558
+  _globals['_SCALEPOOLREQUEST']._serialized_end=1608
+  _globals['_SCALEPOOLRESPONSE']._serialized_start=1610
+  _globals['_SCALEPOOLRESPONSE']._serialized_end=1649
+  _globals['_CLUSTERSERVICE']._serialized_start=1852
+  _globals['_CLUSTERSERVICE']._serialized_end=2267
 # @@protoc_insertion_point(module_scope)

@@ -88,7 +88,7 @@ class WorkerStatus(_message.Message):
     def __init__(self, id: _Optional[str] = ..., role: _Optional[str] = ..., pool: _Optional[str] = ..., pid: _Optional[int] = ..., incarnation: _Optional[int] = ..., draining: _Optional[bool] = ..., kv_blocks_total: _Optional[int] = ..., kv_blocks_used: _Optional[int] = ..., kv_blocks_cached: _Optional[int] = ..., queued_prefill_tokens: _Optional[int] = ..., running_decodes: _Optional[int] = ..., leases: _Optional[int] = ..., transfers: _Optional[int] = ..., tasks: _Optional[int] = ..., waiting_offers: _Optional[int] = ..., back_pressure: _Optional[str] = ..., counters: _Optional[_Mapping[str, int]] = ..., links: _Optional[int] = ..., threads: _Optional[int] = ..., sockets: _Optional[int] = ..., metrics_address: _Optional[str] = ..., report_age_ms: _Optional[int] = ..., dispatches: _Optional[int] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("cluster_id", "version", "model", "front_door", "ready", "running_requests", "counters", "workers", "metrics_address")
+    __slots__ = ("cluster_id", "version", "model", "front_door", "ready", "running_requests", "counters", "workers", "metrics_address", "front_doors")
     class CountersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +105,7 @@ class GetStatusResponse(_message.Message):
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    FRONT_DOORS_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     version: str
     model: str
@@ -114,7 +115,16 @@ class GetStatusResponse(_message.Message):
     counters: _containers.ScalarMap[str, int]
     workers: _containers.RepeatedCompositeFieldContainer[WorkerStatus]
     metrics_address: str
-    def __init__(self, cluster_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., front_door: _Optional[str] = ..., ready: _Optional[bool] = ..., running_requests: _Optional[int] = ..., counters: _Optional[_Mapping[str, int]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., metrics_address: _Optional[str] = ...) -> None: ...
+    front_doors: _containers.RepeatedCompositeFieldContainer[FrontDoorStatus]
+    def __init__(self, cluster_id: _Optional[str] = ..., version: _Optional[str] = ..., model: _Optional[str] = ..., front_door: _Optional[str] = ..., ready: _Optional[bool] = ..., running_requests: _Optional[int] = ..., counters: _Optional[_Mapping[str, int]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., metrics_address: _Optional[str] = ..., front_doors: _Optional[_Iterable[_Union[FrontDoorStatus, _Mapping]]] = ...) -> None: ...
+
+class FrontDoorStatus(_message.Message):
+    __slots__ = ("id", "metrics_address")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    METRICS_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    metrics_address: str
+    def __init__(self, id: _Optional[str] = ..., metrics_address: _Optional[str] = ...) -> None: ...
 
 class ProbeLinksRequest(_message.Message):
     __slots__ = ("payload_bytes",)

@@ -86,6 +86,9 @@ def test_every_process_has_a_scrape_target(tiny: Cluster) -> None:
         assert found["process_resident_memory_bytes"][0][1] > 0
     pools = {labels["pool"]: value for labels, value in scraped(status["metrics_address"])["triptych_workers"]}
     assert pools == {"prefill": 1, "decode": 1}
+    (own,) = status["front_doors"]  # and on the port that all front doors share
+    assert own["id"] == status["front_door"]
+    assert scraped(own["metrics_address"]).keys() >= {"triptych_kv_blocks", "triptych_request_success_total"}
     door = scraped(f"127.0.0.1:{tiny.http_port}")
     assert {labels["worker"] for labels, _ in door["triptych_kv_blocks"]} == set(workers)
     ended = {labels["finished_reason"]: value for labels, value in door["triptych_request_success_total"]}
