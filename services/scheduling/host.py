@@ -94,9 +94,7 @@ class WorkerCore:
     ) -> None:
         self._stages = stages
         self._pumps = [stage.pump for stage in stages.values()]
-        self._scheduler = scheduler
-        self._blocks = blocks
-        self._transfers = transfers
+        self._scheduler, self._blocks, self._transfers = scheduler, blocks, transfers
         self._unix_offset_ns = unix_offset_ns
         self._cancelled: dict[str, tuple[int | None, int]] = {}
         self._next_deadline: int | None = None
