@@ -1,7 +1,7 @@
 """The `triptych` command.
 
-Files in reading order: __main__ (commands and options), settings (YAML and --set), output (what commands print), up,
-down, client (gRPC), status, top, operate (drain and scale), chat, replay, simulate, plan, plan_page, keys; doctor (runs
-the checks), findings (every fault it knows), checks (what a check is given and answers), check_host, check_engine,
-check_cluster.
+Files in reading order: __main__ (commands), options (what several share), settings (YAML and --set), output (what
+commands print), up, down, client (gRPC), status, top, operate (drain and scale), chat, replay, measure (profile),
+simulate, plan, plan_page, keys; doctor (runs the checks), findings (every fault it knows), checks (what a check is
+given and answers), check_host, check_engine, check_cluster.
 """

@@ -17,6 +17,16 @@ import typer
 from services.cli.client import NAME, STATE_FOLDER, find_server
 from services.cli.keys import keys_app
 from services.cli.operate import complete_target, complete_worker
+from services.cli.options import (
+    ConfigOption,
+    JsonOption,
+    NameOption,
+    ServerOption,
+    SetOption,
+    StateOption,
+    WaitOption,
+    examples,
+)
 from services.cli.output import EXIT_CANNOT_START, EXIT_FAILED, EXIT_INTERRUPTED, Output
 from services.cli.settings import load_config, state_folder
 from services.cluster.topology import CLUSTER_VARIABLE, cluster_environment
@@ -39,26 +49,6 @@ app = typer.Typer(
     ),
     epilog="`triptych --install-completion` makes the shell complete commands, options and worker ids.",
 )
-
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help="YAML file; without it the defaults: one prefill, one decode.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override one key, e.g. --set model.dtype=float32; may be given several times."),
-]
-ServerOption = Annotated[
-    str | None, typer.Option("--server", help="host:port of a front door; default: the cluster that runs here.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-WaitOption = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait until it is so; 0: none.")]
-NameOption = Annotated[str, typer.Option("--name", help="Name of the cluster (cluster.name).")]
-StateOption = Annotated[Path, typer.Option("--state-folder", help="Where state files and models are kept.")]
-
-
-def examples(*lines: str) -> str:
-    """The end of a command's help."""
-    return "Examples:\n\n" + "\n\n".join(lines)
 
 
 @app.command(
@@ -341,6 +331,20 @@ def make_plan(
         where, unit_requests=requests, full_requests=full_requests, processes=processes, seed=seed, as_json=as_json
     )
     raise typer.Exit(run(Output(), load_config(config, assign or []), options))
+
+
+@app.command(epilog=examples("triptych profile --out profile.yaml --set pools.decode.threads=2"))
+def profile(
+    config: ConfigOption = None,
+    assign: SetOption = None,
+    path: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path("profile.yaml"),
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of each shape; the median counts.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what steps and hand-offs of the configured model cost on this machine, for `triptych simulate`."""
+    from services.cli.measure import measure
+
+    raise typer.Exit(measure(Output(), load_config(config, assign or []), path, repeats, as_json))
 
 
 @app.command("replay-decisions", epilog=examples("triptych replay-decisions decisions/*.jsonl --json"))

@@ -206,7 +206,7 @@ def _mapping(option: str, path: Path) -> Mapping[str, Any]:
     data = read_yaml(option, path)
     if not isinstance(data, dict):
         raise ConfigError(option, str(path), "must be a mapping of coefficients, as under router.cost")
-    return data
+    return {name: value for name, value in data.items() if name != "measured"}  # how `triptych profile` got them
 
 
 # ------------------------------------------------------------------ results

@@ -30,4 +30,6 @@ checksum.py        sums that find a wrong byte of KV
 kv_wire.py         headers, ranges and staging buffers of a link
 kv_link.py         KV between two workers over torch.distributed
 kv_pairs.py        the same between workers of several ranks
+measure.py         times of steps, for the simulator
+measure_link.py    times of hand-offs between two processes, for the simulator
 """

@@ -354,9 +354,8 @@ class WorkerCore:
         preempted = self._scheduler.preemptions
         total = {f"preempted/{reason}": count for reason, count in preempted.items()} if preempted else {}
         for counts in (self._transfers.counts, *[stage.counts() for stage in self._stages.values()], self._ended):
-            if counts:
-                for name, count in counts.items():
-                    total[name] = total.get(name, 0) + count
+            for name, count in counts.items():
+                total[name] = total.get(name, 0) + count
         return total
 
     @property

@@ -3,6 +3,7 @@
 config.py        delays, wires, names of hardware
 event_queue.py   a heap by time and sequence: the clock's engine
 cost_model.py    step time from a step's shape: fitted and published coefficients
+fit.py           coefficients from measured times
 models.py        sizes of models
 roofline.py      step time of any model on any device, from datasheets
 network.py       transfers at fair shares of the links on their way

@@ -1,0 +1,39 @@
+"""`triptych profile` measures a real model and a real link, and `triptych simulate` takes what it wrote."""
+
+import json
+from pathlib import Path
+
+import yaml
+from typer.testing import CliRunner
+
+from loadgen.app import load_report
+from services.cli.__main__ import app
+from services.core.config import CostConfig
+from services.engine.tiny import save_tiny
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_a_profile_is_measured_and_simulated(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    path, trace = tmp_path / "profile.yaml", tmp_path / "workload.jsonl"
+    common = ["--set", f"model.path={tmp_path / 'model'}", "--set", f"state_folder={tmp_path}"]
+    printed = json.loads(run("profile", *common, "--out", str(path), "--repeats", "1", "--json"))
+    told = printed.pop("measured")
+    assert yaml.safe_load(path.read_text()) == {**printed, "measured": told}
+    assert printed.keys() == CostConfig.model_fields.keys()
+    assert min(printed.values()) >= 0 and printed["prefill_token_ms"] > 0 and printed["decode_row_ms"] > 0
+    assert {name: each["measurements"] for name, each in told["residuals"].items()} == {
+        "prefill": 15,
+        "decode": 12,
+        "transfer": 5,
+    }
+    assert all(0 <= each["median_error"] <= each["worst_error"] for each in told["residuals"].values())
+    rows = [{"arrival_s": 0.1 * each, "input_tokens": 200, "output_tokens": 20} for each in range(5)]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("simulate", "--trace", str(trace), "--profile", str(path), "--out", str(tmp_path / "run"))
+    assert load_report(tmp_path / "run").succeeded == 5
