@@ -1,7 +1,6 @@
 """The `triptych` command: its subcommands and their options.
 
-The only file that reads the environment: `up` marks its own process, so that every process of the cluster inherits
-the mark and `down` finds them all.
+Only this file reads the environment: `up` marks its process, all of the cluster inherit it, and `down` finds them.
 """
 
 from __future__ import annotations
