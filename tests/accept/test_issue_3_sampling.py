@@ -85,3 +85,17 @@ def test_sixteen_outputs_of_one_prompt(cluster: Cluster, model: Model) -> None:
     shared = {index: finished.usage.cached_tokens for index, finished in got.finishes.items() if index}
     assert set(shared.values()) == {(len(prompt_of(3)) - 1) // 16 * 16}
     cluster.wait_idle()
+
+
+def test_outputs_and_probabilities_survive_a_killed_worker(cluster: Cluster, model: Model) -> None:
+    """Three outputs with log-probabilities, and the prompt's: continued elsewhere, nothing is told twice or missing."""
+    case = {"temperature": 1.0, "seed": 12, "logprobs": 3, "prompt_logprobs": 2, "max_tokens": 24}
+    wanted = expected(model, prompt_of(4), n=3, **case)
+    for fault in ("token=9:kill", "token=17:kill"):
+        before = cluster.workers()["decode-0"]["incarnation"]
+        cluster.arm("decode-0", fault)
+        got = read(cluster.stream(prompt_of(4), n=3, ignore_eos=True, **case))
+        assert got.outputs == wanted.outputs, fault
+        assert got.prompt_logprobs == wanted.prompt_logprobs, fault
+        assert cluster.workers()["decode-0"]["incarnation"] != before, f"{fault} killed it"
+        cluster.wait_idle()
