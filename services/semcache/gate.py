@@ -1,0 +1,121 @@
+"""When the cache is looked at, and what may be kept: ordered rules, each with a label; "" where nothing speaks against.
+
+Doubt about whose an answer is means no cache; everything else that speaks against it only costs a hit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.core.request import FinishReason
+from services.semcache.config import SemcacheConfig
+from services.semcache.control import DEFAULT_CONTROL, CacheControl
+from services.semcache.key import CacheKey
+from services.semcache.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request as the cache sees it.
+
+    Attributes:
+        key: what it is compared by; None where the caller is not known, or the request cannot be named.
+        policy: what holds for it.
+        control: the client's wishes.
+        temperature: of the sampling.
+        choices: outputs that are asked for.
+        scored: whether log-probabilities are asked for; they are not kept.
+        question_tokens: length of the last question for the embedder.
+        epochs: of the cache when the request came; an answer is not kept when they have changed since.
+    """
+
+    key: CacheKey | None
+    policy: Policy
+    control: CacheControl = DEFAULT_CONTROL
+    temperature: float = 0.0
+    choices: int = 1
+    scored: bool = False
+    question_tokens: int = 0
+    epochs: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said.
+
+    Attributes:
+        token_ids: the whole output, its end token included; replayed through the encoder of live tokens.
+        finish: why it ended.
+        reason: of that end, where somebody other than the model ended it.
+        prompt_tokens: of the request that it was computed for.
+        seconds: that computing it took.
+    """
+
+    token_ids: tuple[int, ...]
+    finish: FinishReason
+    reason: str = ""
+    prompt_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of it, roughly."""
+        return 28 * len(self.token_ids) + 200
+
+
+def read_refusal(asked: Asked) -> str:
+    """Why no equal request is looked for."""
+    if not asked.control.read:
+        return "client"
+    return _refusal(asked)
+
+
+def semantic_refusal(asked: Asked, config: SemcacheConfig) -> str:
+    """Why, beyond `read_refusal`, no request of the same meaning is looked for."""
+    assert asked.key is not None, "read_refusal comes first"
+    if not asked.policy.semantic:
+        return "exact_only"
+    if asked.key.question is None:
+        return "no_question"
+    if asked.policy.first_turn_only and asked.key.turns > 1:
+        return "later_turn"
+    if asked.question_tokens < config.min_tokens:
+        return "short"
+    if asked.question_tokens > config.max_tokens:
+        return "long"
+    return ""
+
+
+def write_refusal(asked: Asked, answer: Answer, config: SemcacheConfig) -> str:
+    """Why an answer is not kept."""
+    if not asked.control.write:
+        return "client"
+    refusal = _refusal(asked)
+    if refusal:
+        return refusal
+    if answer.finish is not FinishReason.STOP or answer.reason:
+        return "unfinished"
+    if len(answer.token_ids) < 2:  # an end token alone says nothing
+        return "empty"
+    if answer.size_bytes > config.max_entry_bytes:
+        return "size"
+    if asked.control.ttl_s <= 0 or asked.policy.ttl_ns <= 0:
+        return "ttl"
+    if config.categories[asked.policy.category].quota_share <= 0:
+        return "quota"
+    return ""
+
+
+def _refusal(asked: Asked) -> str:
+    """What speaks against both reading and writing."""
+    if asked.key is None:
+        return "no_identity"
+    if not asked.policy.exact:
+        return "category"
+    if asked.temperature > asked.policy.max_temperature:
+        return "temperature"
+    if asked.choices != 1:
+        return "choices"
+    if asked.scored:
+        return "logprobs"
+    return ""

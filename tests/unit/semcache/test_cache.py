@@ -1,0 +1,190 @@
+"""Both tiers by hand-made vectors: what is found, what is kept, what leaves, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.core.clock import NS_PER_S
+from services.core.config import parse
+from services.core.request import FinishReason
+from services.core.seeds import stream
+from services.semcache.ann import FlatVectors
+from services.semcache.cache import Hit, Miss, SemanticCache
+from services.semcache.config import Scope, SemcacheConfig
+from services.semcache.control import CacheControl
+from services.semcache.gate import Answer, Asked
+from services.semcache.key import Origin, make_key, scope_digest
+
+S = NS_PER_S
+ANSWER = Answer((5, 6, 2), FinishReason.STOP, prompt_tokens=9, seconds=1.0)
+QUESTION, ALIKE, TRAP = "When was Rome founded?", "In what year was Rome founded?", "When was Oslo founded?"
+
+
+def make_cache(**fields: Any) -> SemanticCache:
+    return SemanticCache(parse(SemcacheConfig, fields), lambda: FlatVectors(4), stream(1, "cache"))
+
+
+def ask(
+    cache: SemanticCache, text: str = QUESTION, category: str = "faq", tenant: bytes = b"t", **fields: Any
+) -> Asked:
+    policy = cache.policies.policy((category,))
+    origin = Origin(scope_digest(policy.scope, tenant, "key"), b"model")
+    key = make_key(origin, {"max_tokens": 8}, [{"role": "user", "content": text}])
+    return Asked(
+        **{"key": key, "policy": policy, "question_tokens": 8, "epochs": cache.index.epochs(key.scope)} | fields
+    )
+
+
+def unit(*numbers: float) -> Any:
+    vector = np.array([*numbers, *[0.0] * (4 - len(numbers))], np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+def test_an_equal_request_is_a_hit_until_its_time_is_over() -> None:
+    cache = make_cache()
+    asked = ask(cache)
+    assert cache.find_equal(0, asked) == Miss("exact", "absent")
+    assert cache.keep(0, asked, ANSWER) == ""
+    day = 86400 * S
+    assert cache.find_equal(day - 1, asked) == Hit("exact", "c1", ANSWER, 1.0, (day - 1) / S)
+    assert cache.find_equal(day, asked) == Miss("exact", "absent"), "the hit did not prolong it"
+    assert cache.index.left == {"expired": 1}
+    assert cache.counts["exact", "hit", "", "faq"] == 1 and cache.counts["exact", "miss", "absent", "faq"] == 2
+    cache.check()
+
+
+def test_a_question_of_the_same_meaning_is_a_hit_and_a_trap_is_none() -> None:
+    cache = make_cache()
+    assert cache.keep(0, ask(cache), ANSWER, unit(1, 0)) == ""
+    near, far = unit(1, 0.3), unit(1, 1)
+    found = cache.find_alike(S, ask(cache, "When was the city Rome founded?"), near)
+    assert found == Miss("semantic", "gate_words")
+    found = cache.find_alike(S, ask(cache, "What year was Rome founded?"), near)
+    assert isinstance(found, Hit) and found.tier == "semantic" and found.similarity == pytest.approx(0.958, abs=1e-3)
+    assert cache.find_alike(S, ask(cache, "What year was Rome founded?"), far) == Miss("semantic", "similarity")
+    assert cache.find_alike(S, ask(cache, TRAP), near) == Miss("semantic", "gate_words")
+    assert cache.rejected == {"words": 2}
+    assert cache.find_alike(S, ask(cache, tenant=b"u"), unit(1)) == Miss("semantic", "absent")
+    assert cache.find_equal(S, ask(cache, tenant=b"u")) == Miss("exact", "absent")
+
+
+def test_the_gate_looks_beyond_the_nearest() -> None:
+    cache = make_cache()
+    cache.keep(0, ask(cache, TRAP), ANSWER, unit(1, 0.01))
+    cache.keep(0, ask(cache, QUESTION), ANSWER, unit(1, 0.02))
+    found = cache.find_alike(S, ask(cache, "What year was Rome founded?"), unit(1))
+    assert isinstance(found, Hit) and found.entry_id == "c2"
+
+
+def test_reader_and_writer_both_bind() -> None:
+    cache = make_cache(categories={"strict": {"semantic": True, "min_similarity": 0.99}})
+    cache.keep(0, ask(cache, category="strict"), ANSWER, unit(1, 0))
+    looser = ask(cache, "What year was Rome founded?", "faq")
+    assert cache.find_alike(0, looser, unit(1, 0.3)) == Miss("semantic", "similarity")
+    assert isinstance(cache.find_alike(0, looser, unit(1, 0.01)), Hit)
+    strict = replace(looser, control=CacheControl(min_similarity=0.999999))
+    assert cache.find_alike(0, strict, unit(1, 0.01)) == Miss("semantic", "similarity")
+    old = replace(looser, control=CacheControl(max_age_s=1))
+    assert cache.find_alike(2 * S, old, unit(1, 0.01)) == Miss("semantic", "age")
+    assert cache.find_equal(2 * S, replace(ask(cache, category="strict"), control=old.control)) == Miss("exact", "age")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"control": CacheControl(read=False)}, "client"),
+        ({"key": None}, "no_identity"),
+        ({"category": "volatile"}, "category"),
+        ({"temperature": 0.71}, "temperature"),
+        ({"choices": 2}, "choices"),
+        ({"scored": True}, "logprobs"),
+    ],
+)
+def test_why_the_cache_is_not_looked_at(fields: dict[str, Any], reason: str) -> None:
+    cache = make_cache()
+    asked = ask(cache, **fields)
+    assert cache.find_equal(0, asked) == Miss("exact", reason, bypass=True)
+    assert cache.find_alike(0, asked, unit(1)) == Miss("semantic", reason, bypass=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [({"category": "code"}, "exact_only"), ({"question_tokens": 3}, "short"), ({"question_tokens": 257}, "long")],
+)
+def test_why_meaning_is_not_looked_for(fields: dict[str, Any], reason: str) -> None:
+    cache = make_cache()
+    assert cache.find_alike(0, ask(cache, **fields), unit(1)) == Miss("semantic", reason, bypass=True)
+    chat = ask(cache, category="chat")
+    assert chat.key is not None
+    later = replace(chat, key=replace(chat.key, turns=3))
+    assert cache.find_alike(0, later, unit(1)) == Miss("semantic", "later_turn", bypass=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "reason"),
+    [
+        ({"control": CacheControl(write=False)}, {}, "client"),
+        ({"category": "personal"}, {}, "category"),
+        ({}, {"finish": FinishReason.LENGTH}, "unfinished"),
+        ({}, {"finish": FinishReason.CANCELLED}, "unfinished"),
+        ({}, {"reason": "STOP_STRING"}, "unfinished"),
+        ({}, {"token_ids": (2,)}, "empty"),
+        ({}, {"token_ids": (2,) * 5000}, "size"),
+        ({"control": CacheControl(ttl_s=0)}, {}, "ttl"),
+        ({"category": "none"}, {}, "quota"),
+    ],
+)
+def test_why_an_answer_is_not_kept(asked: dict[str, Any], answer: dict[str, Any], reason: str) -> None:
+    cache = make_cache(categories={"none": {"quota_share": 0}})
+    assert cache.keep(0, ask(cache, **asked), replace(ANSWER, **answer)) == reason
+    assert cache.skipped == {reason: 1} and not len(cache.index)
+
+
+def test_an_answer_that_was_invalidated_while_it_was_computed_is_not_kept() -> None:
+    cache = make_cache()
+    before = ask(cache)
+    assert before.key is not None
+    assert cache.index.invalidate(before.key.scope, dry_run=True) == 0
+    assert cache.index.invalidate(before.key.scope) == 0
+    assert cache.keep(0, before, ANSWER) == "epoch"
+    assert cache.keep(0, ask(cache), ANSWER) == ""
+    assert cache.index.invalidate(scope_digest(Scope.TENANT, b"u", "")) == 0
+    assert cache.index.invalidate(dry_run=True) == 1 and len(cache.index) == 1
+    assert cache.index.invalidate() == 1 and cache.index.left == {"epoch": 1}
+
+
+def test_a_bad_answer_leaves_and_does_not_come_back_in_its_time() -> None:
+    cache = make_cache(categories={"faq": {"ttl_s": 10}})
+    cache.keep(0, ask(cache), ANSWER, unit(1))
+    assert cache.index.mark_bad(S, "c1") and not cache.index.mark_bad(S, "c1") and not cache.index.delete("c1")
+    assert cache.keep(2 * S, ask(cache), ANSWER) == "bad"
+    assert cache.keep(10 * S, ask(cache), ANSWER) == ""
+    cache.check()
+
+
+def test_a_category_borrows_and_gives_back() -> None:
+    cache = make_cache(
+        max_entries=10,
+        categories={"faq": {"quota_share": 0.5}, "knowledge": {"quota_share": 0}, "chat": {"quota_share": 0}},
+    )
+    for number in range(12):
+        cache.keep(number, ask(cache, f"code {number}", "code"), ANSWER)
+    assert cache.index.entries("code") == 10 and cache.index.left == {"quota": 2}
+    for number in range(12):
+        assert cache.keep(20 + number, ask(cache, f"faq {number}"), ANSWER, unit(1, number)) == ""
+        cache.check()
+    assert (cache.index.entries("faq"), cache.index.entries("code")) == (7, 3), "both are 2 above"
+    assert cache.index.left == {"quota": 2 + 5, "full": 7}
+
+
+def test_what_was_dear_to_compute_stays() -> None:
+    cache = make_cache(max_entries=5)
+    dear = replace(ANSWER, seconds=1000.0)
+    cache.keep(0, ask(cache, "dear"), dear)
+    for number in range(30):
+        cache.keep(S, ask(cache, f"cheap {number}"), ANSWER)
+    assert isinstance(cache.find_equal(2 * S, ask(cache, "dear")), Hit)
