@@ -191,8 +191,8 @@ def document_of(found: Plan, question: Question, lines: dict[str, list[str]]) ->
         "model": question.model.name,
         "objective": question.aim.value,
         "slo": {
-            "ttft_ms": _finite(question.objective.ttft_ms),
-            "tpot_ms": _finite(question.objective.tpot_ms),
+            "ttft_ms": written.finite(question.objective.ttft_ms),
+            "tpot_ms": written.finite(question.objective.tpot_ms),
             "attainment": question.objective.attainment,
         },
         "seed": question.seed,
@@ -222,17 +222,13 @@ def _validated(each: Validated) -> dict[str, Any]:
                 "attainment": run.attainment,
                 "ttft_attainment": run.ttft_attainment,
                 "tpot_attainment": run.tpot_attainment,
-                "ttft_p99_ms": _finite(run.ttft_p99_ms),
-                "tpot_p99_ms": _finite(run.tpot_p99_ms),
+                "ttft_p99_ms": written.finite(run.ttft_p99_ms),
+                "tpot_p99_ms": written.finite(run.tpot_p99_ms),
                 "failed": run.failed,
             }
             for run in each.runs
         ],
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None
 
 
 def rows_of(found: Plan) -> list[tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,11 @@ def cluster_document(placement: Placement, config: ClusterConfig, model: str) ->
     return document
 
 
+def finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
+
+
 def placement_document(placement: Placement, on_front: bool) -> dict[str, Any]:
     """One row of the table."""
     return {
@@ -71,9 +77,9 @@ def placement_document(placement: Placement, on_front: bool) -> dict[str, Any]:
         "devices": placement.devices,
         "price_per_hour": placement.price,
         "watts": placement.watts,
-        "joules_per_request": placement.joules,
-        "ttft_p99_ms": placement.ttft_p99_ms,
-        "tpot_p99_ms": placement.tpot_p99_ms,
+        "joules_per_request": finite(placement.joules),
+        "ttft_p99_ms": finite(placement.ttft_p99_ms),
+        "tpot_p99_ms": finite(placement.tpot_p99_ms),
         "binding": placement.binding,
         "on_front": on_front,
     }
