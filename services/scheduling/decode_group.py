@@ -222,6 +222,8 @@ class DecodeGroup:
 
     def settle_all(self) -> None:
         """The same for all."""
+        if self._token is None:
+            return
         for place, state in enumerate(self.states):
             self.settle(state, place)
         self._token = None

@@ -62,7 +62,7 @@ def test_a_step_of_64_rows_takes_at_most_200_microseconds_of_python() -> None:
         assert batch.decodes is not None and not batch.chunks
         inputs.next(batch.decodes)
         between = time.perf_counter()
-        answer = StepDone("runner", StepOutput(batch.step_id, (step + 10,) * REQUESTS))
+        answer = StepDone("runner", StepOutput(batch.step_id, tuple(range(step + 10, step + 10 + REQUESTS))))
         actions = core.handle(step + 2, answer)
         after = time.perf_counter()
         core.next_wake()
