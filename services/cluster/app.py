@@ -166,6 +166,7 @@ class FrontDoorReplica:
             block_size=complete.cache.block_size_tokens,
             decision_log=complete.record.folder,
             metrics_ports=complete.telemetry.metrics_ports,
+            semcache=complete.semcache,
         )
         configure_logs(complete.telemetry, FRONT_DOOR, self._door.front_door_id, context=current_request)
         await self._door.start()

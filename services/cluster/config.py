@@ -12,6 +12,7 @@ from services.kvcache.config import CacheConfig, TransferConfig
 from services.prefill.config import PrefillConfig
 from services.router.config import RouterConfig
 from services.scheduling.config import SchedulerConfig
+from services.semcache.config import SemcacheConfig
 from services.telemetry.config import TelemetryConfig
 from services.worker.config import WorkerConfig
 
@@ -63,6 +64,7 @@ class ClusterConfig(Strict):
     prefill: PrefillConfig = PrefillConfig()
     decode: DecodeConfig = DecodeConfig()
     router: RouterConfig = RouterConfig()
+    semcache: SemcacheConfig = SemcacheConfig()
     controller: ControllerConfig = ControllerConfig()
     worker: WorkerConfig = WorkerConfig()
     frontdoor: FrontDoorConfig = FrontDoorConfig()

@@ -7,12 +7,13 @@ worker's incarnation and a sequence number. Times in events and actions are dura
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from services.core.batch import ScheduledBatch, StepOutput
+from services.core.lookup import CacheResult, LookupCache, StoreCache
 from services.core.output import Output
 from services.core.output import RequestOutput as RequestOutput
 from services.core.peer import LinkKey, PeerBody
+from services.core.peer import LinkRole as LinkRole
 from services.core.request import FinishReason, Request, WorkerRef
 
 # --- events -----------------------------------------------------------------------------------------------------
@@ -20,11 +21,12 @@ from services.core.request import FinishReason, Request, WorkerRef
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A request arrived; `deadline_ns` is the client's deadline on this process's clock."""
+    """A request arrived; `deadline_ns` is the client's deadline on this process's clock; `cached`: ask the cache."""
 
     source: str
     request: Request
     deadline_ns: int | None = None
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,7 @@ Event = (
     | DrainWorker
     | ScalePool
     | WorkerStarted
+    | CacheResult
 )
 
 # --- actions ----------------------------------------------------------------------------------------------------
@@ -267,13 +270,6 @@ class SendPeer:
 
     to: WorkerRef
     body: PeerBody
-
-
-class LinkRole(StrEnum):
-    """Which end of a link this worker is."""
-
-    SENDER = "sender"
-    RECEIVER = "receiver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,4 +393,6 @@ Action = (
     | Reject
     | Launch
     | Stop
+    | LookupCache
+    | StoreCache
 )

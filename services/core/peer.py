@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from services.core.request import Discipline, Request, WorkerRef
 
@@ -20,6 +21,13 @@ class LinkKey:
         """Store prefix of the group; never reused."""
         ends = f"{self.sender.worker_id}.{self.sender.incarnation:x}/{self.receiver.worker_id}"
         return f"{ends}.{self.receiver.incarnation:x}/{self.epoch}"
+
+
+class LinkRole(StrEnum):
+    """Which end of a link a worker is."""
+
+    SENDER = "sender"
+    RECEIVER = "receiver"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ stream.py            one request's outputs in order, each token once
 client_stream.py     one running request between performer and handler
 output_text.py       an output's tokens to text: whole characters, stop strings
 choices.py           the outputs of one call, and their tokens as they come
+response_cache.py    names requests for the cache, finds and keeps their answers
 worker_clocks.py     workers' times on this process's clock
 performer.py         hosts the request flow and performs its actions
 worker_channel.py    one connection to a worker

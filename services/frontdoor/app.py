@@ -34,6 +34,7 @@ from services.frontdoor.link_probes import LinkProbes
 from services.frontdoor.metrics_http import count_calls, front_door_samples
 from services.frontdoor.openai_http import OpenAiApi
 from services.frontdoor.performer import Performer
+from services.frontdoor.response_cache import ResponseCache
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
 from services.frontdoor.subscriptions import Subscriptions
@@ -42,6 +43,7 @@ from services.frontdoor.tokenizer import Tokenizer
 from services.kvcache.block import root_hash
 from services.router.config import RouterConfig
 from services.router.recorded import flow_from_header, flow_header
+from services.semcache.config import SemcacheConfig
 from services.telemetry.exporter import Exporter, Sample
 from services.telemetry.loop_lag import watch_loop
 from services.telemetry.requests import RequestMetrics
@@ -67,6 +69,7 @@ class FrontDoor:
         block_size: tokens in one KV block, as the workers have it.
         decision_log: folder for the request flow's decision log; None: off.
         metrics_ports: range for a port of /metrics that no other front door shares; None: none.
+        semcache: the response cache; None: off.
 
     Raises:
         ModelError: a file of the model folder is missing or not understood.
@@ -83,24 +86,23 @@ class FrontDoor:
         block_size: int,
         decision_log: str | None = None,
         metrics_ports: tuple[int, int] | None = None,
+        semcache: SemcacheConfig | None = None,
     ) -> None:
         clock = WallClock()
         served = load_model(model, Path(model_folder), block_size)
         self.front_door_id = f"frontdoor-{(incarnation := new_incarnation()):x}"
         self._clock = clock
         handle = self._controller = ControllerHandle(controller)
-        self._subscriptions = Subscriptions(
-            cluster_id, self.front_door_id, incarnation, handle, config.worker_lost_s, clock
-        )
+        about_us = (cluster_id, self.front_door_id, incarnation)
+        self._subscriptions = Subscriptions(*about_us, handle, config.worker_lost_s, clock)
         built = flow_header(self.front_door_id, router, block_size)
         flow = flow_from_header(built)
         self._log_file = None if decision_log is None else open_log(Path(decision_log), self.front_door_id)
         log = None if self._log_file is None else DecisionLog(self._log_file.write, flow, "flow", built)
         exporter = self._exporter = Exporter("frontdoor")
-        observer = RequestMetrics(exporter, served.name)
-        self._performer = Performer(
-            flow, self._subscriptions, clock, self.front_door_id, config.max_running_requests, log, observer
-        )
+        cache = ResponseCache(semcache, served) if semcache is not None and semcache.enabled else None
+        observer, most = RequestMetrics(exporter, served.name), config.max_running_requests
+        self._performer = Performer(flow, self._subscriptions, clock, self.front_door_id, most, log, observer, cache)
         exporter.add_source(self._samples)
         self._metrics_at = None if metrics_ports is None else (config.host, metrics_ports)
         converter = Converter(served, config, self.front_door_id)
@@ -113,7 +115,7 @@ class FrontDoor:
         cluster = self._cluster = ClusterServicer(self._performer, handle, *about, probes)
         grpc_server = GrpcServer(
             config,
-            InferenceServicer(self._performer, converter, served),
+            InferenceServicer(self._performer, converter, served, cache),
             cluster,
             cluster_id,
             self._authenticator,
@@ -122,7 +124,7 @@ class FrontDoor:
             self._tls,
             (count_calls(exporter, "grpc"),),
         )
-        api = OpenAiApi(self._performer, converter, served, clock, config.http)
+        api = OpenAiApi(self._performer, converter, served, clock, config.http, cache)
         door = HttpDoor(
             make_app(cluster.ready, cluster_id, version, exporter, api),
             standard_layers(self._authenticator, limiter, clock, (log_end, count_calls(exporter, "http"))),

@@ -64,6 +64,7 @@ class ClientStream:
         tokens: the outputs in order.
         workers: every worker that was given a part of it.
         overdue: timer that ends the stream after its deadline.
+        cache: what the cache had: exact, semantic or miss.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ClientStream:
         self.tokens = TokenStream()
         self.workers: list[WorkerRef] = []
         self.overdue: asyncio.TimerHandle | None = None
+        self.cache = "miss"
         self._abandon = abandon
         self._pending: list[int] = []
         self._read_index = 0
@@ -86,12 +88,12 @@ class ClientStream:
         self._news = news or asyncio.Event()
 
     async def dispatched(self) -> None:
-        """Wait until a worker has the request.
+        """Wait until a worker, or the cache, has the request.
 
         Raises:
             TriptychError: it was rejected or ended before.
         """
-        while not self.workers and self._error is None:
+        while not self.workers and not self.ready:
             await self._wait()
         if not self.workers and self._error is not None:
             raise self._error

@@ -41,6 +41,8 @@ def current_request() -> dict[str, str]:
 
 def front_door_samples(performer: Performer, clock: Clock) -> Iterator[Sample]:
     """What one front door sees at this moment."""
+    if performer.cache is not None:
+        yield from performer.cache.samples()
     yield Sample(metrics.RUNNING, (), performer.num_running)
     for metric, counts in ((metrics.ROUTE_DECISIONS, performer.flow.placements), (metrics.MOVES, performer.flow.moves)):
         for label, count in counts.items():

@@ -21,10 +21,12 @@ from services.frontdoor.openai_convert import chat_message, completion_messages,
 from services.frontdoor.openai_output import Prompt, Reply
 from services.frontdoor.openai_stream import Answer, Work
 from services.frontdoor.performer import Performer
+from services.frontdoor.response_cache import ResponseCache
 from services.frontdoor.sampling import choices as choice_requests
 from services.frontdoor.servicer import apply_headers
 from services.kvcache.block import NO_AUTH_SALT
 from services.pb import inference_pb2 as pb
+from services.semcache.gate import Asked
 
 MS_PER_S = 1000
 FAILURES: dict[int | str, dict[str, Any]] = {
@@ -39,16 +41,24 @@ class OpenAiApi:
     Args:
         performer: runs requests.
         converter: checks them.
+        cache: answers to requests that came before, or None.
     """
 
     def __init__(
-        self, performer: Performer, converter: Converter, model: ServedModel, clock: Clock, limits: HttpConfig
+        self,
+        performer: Performer,
+        converter: Converter,
+        model: ServedModel,
+        clock: Clock,
+        limits: HttpConfig,
+        cache: ResponseCache | None = None,
     ) -> None:
         self._performer = performer
         self._converter = converter
         self._model = model
         self._clock = clock
         self._limits = limits
+        self._cache = cache
         self._created = clock.unix_ms() // MS_PER_S
         self._fingerprint = f"fp_{model.root_of(NO_AUTH_SALT).hex()[:10]}"  # what makes outputs differ is in the root
 
@@ -131,6 +141,7 @@ class OpenAiApi:
             apply_headers(message, call.metadata)
         # A long prompt is tokenized beside the loop, so that it delays nobody else's tokens.
         work = await asyncio.to_thread(self._check, call, messages, names, echo)
+        asked = await self._asked(call, work) if self._cache is not None and not echo else None
         is_chat = isinstance(body, schema.ChatCompletionRequest)
         reply = Reply(
             id=f"{'chatcmpl' if is_chat else 'cmpl'}-{call.request_id}",
@@ -143,7 +154,7 @@ class OpenAiApi:
         return Answer(
             reply,
             work,
-            lambda request, news: self._performer.submit(request, call.received_ns, call.deadline_ns, news),
+            lambda request, news: self._performer.submit(request, call.received_ns, call.deadline_ns, news, asked),
             self._model.tokenizer,
             call,
             self._limits,
@@ -166,6 +177,13 @@ class OpenAiApi:
             requests = choice_requests(request, message.sampling.n or 1)
             work.append(Work(message, requests, self._echo(message, request.prompt) if echo else None))
         return work
+
+    async def _asked(self, call: Call, work: Sequence[Work]) -> Asked | None:
+        """What to ask the cache; several prompts in one call are not cached."""
+        if self._cache is None or len(work) != 1:
+            return None
+        request = work[0].requests[0]
+        return await asyncio.to_thread(self._cache.asked, work[0].message, request, call.metadata, call.identity)
 
     def _echo(self, message: pb.GenerateRequest, ids: tuple[int, ...]) -> Prompt:
         detokenizer = self._model.tokenizer.detokenizer()

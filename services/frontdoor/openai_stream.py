@@ -197,7 +197,7 @@ class Answer(Response):
         if not self._show_route:
             return {}
         workers = [worker.worker_id for worker in choices.streams[0].workers]
-        return {"x-cache": "miss", "x-route": ",".join(dict.fromkeys(workers))}
+        return {"x-cache": choices.streams[0].cache, "x-route": ",".join(dict.fromkeys(workers))}
 
 
 def start_of(headers: dict[str, str]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from services.core.errors import (
     TriptychError,
     UnavailableError,
 )
+from services.core.lookup import CacheResult, LookupCache, StoreCache
 from services.core.output import by_request
 from services.core.request import FinishReason, Request, WorkerRef
 from services.core.timeline import MarkKind
@@ -51,10 +52,12 @@ from services.frontdoor.client_stream import (
     output_error,
     rejection,
 )
+from services.frontdoor.response_cache import ResponseCache
 from services.frontdoor.sampling import MAX_CHOICES, choice_ids
 from services.frontdoor.stream import GOOD_ENDS
 from services.frontdoor.worker_clocks import WorkerClocks
 from services.router.flow import RequestFlow
+from services.semcache.gate import Asked
 from services.telemetry.requests import RequestMetrics
 
 logger = logging.getLogger(__name__)
@@ -83,6 +86,7 @@ class Performer:
         max_running: requests in flight before new ones are refused.
         log: decision log, or None.
         observer: is told of requests that ended or were refused, or None.
+        cache: answers to requests that came before, or None.
     """
 
     def __init__(
@@ -94,15 +98,18 @@ class Performer:
         max_running: int,
         log: DecisionLog | None = None,
         observer: RequestMetrics | None = None,
+        cache: ResponseCache | None = None,
     ) -> None:
         self.flow = flow
         self.front_door = front_door
         self.draining = False
+        self.cache = cache
         self._calls = calls
         self._clock = clock
         self._max_running = max_running
         self._log = log
         self._observer = observer
+        self._asked: dict[str, Asked] = {}
         self._pid = os.getpid()
         self._clocks = WorkerClocks(clock_domain())
         self._streams: dict[str, ClientStream] = {}
@@ -120,9 +127,18 @@ class Performer:
         return len(self._streams)
 
     def submit(
-        self, request: Request, received_ns: int, deadline_ns: int, news: asyncio.Event | None = None
+        self,
+        request: Request,
+        received_ns: int,
+        deadline_ns: int,
+        news: asyncio.Event | None = None,
+        asked: Asked | None = None,
     ) -> ClientStream:
-        """Take a request in; `news` is set when there is something to read.
+        """Take a request in.
+
+        Args:
+            news: set when there is something to read.
+            asked: what to ask the cache; None: it is not asked.
 
         Raises:
             UnavailableError: this front door drains.
@@ -139,7 +155,9 @@ class Performer:
         self._streams[request.request_id] = stream
         wait_s = (deadline_ns + DEADLINE_GRACE_NS - self._clock.now_ns()) / NS_PER_S
         stream.overdue = asyncio.get_running_loop().call_later(max(wait_s, 0.0), self._overdue, stream)
-        self._feed(Submit(self.front_door, request, deadline_ns))
+        if asked is not None:
+            self._asked[request.request_id] = asked
+        self._feed(Submit(self.front_door, request, deadline_ns, cached=asked is not None))
         return stream
 
     def _check_room(self, request: Request) -> None:
@@ -251,11 +269,38 @@ class Performer:
                 self._emit(action, now)
             case CancelRemote():
                 self._spawn(self._cancel_remote(action))
+            case LookupCache():
+                self._feed(self._look_up(action.request_id, now))
+            case StoreCache():
+                self._keep(action, now)
             case Reject():
                 self._refused(action.reason)
                 self._end(action.request_id, rejection(action))
             case _:
                 raise AssertionError(f"a front door cannot perform {action}")
+
+    def _look_up(self, request_id: str, now: int) -> CacheResult:
+        """What the cache has; a failure of it is a miss."""
+        asked, stream = self._asked.get(request_id), self._streams.get(request_id)
+        if self.cache is None or asked is None or stream is None:
+            return CacheResult(self.front_door, request_id)
+        try:
+            found = self.cache.find(now, self.front_door, request_id, asked)
+        except Exception:
+            logger.exception("the cache failed to look for request %s", request_id)
+            found = CacheResult(self.front_door, request_id)
+        stream.cache = found.tier or "miss"
+        return found
+
+    def _keep(self, action: StoreCache, now: int) -> None:
+        asked, stream = self._asked.get(action.request_id), self._streams.get(action.request_id)
+        if self.cache is None or asked is None or stream is None:  # the client went away first
+            return
+        try:
+            received_ns = stream.timeline.entries[0].at_ns
+            self.cache.keep(now, asked, action, len(stream.request.prompt), received_ns)
+        except Exception:
+            logger.exception("the cache failed to keep request %s", action.request_id)
 
     def _dispatch(self, action: Dispatch, now: int) -> None:
         count = self._dispatches[action.to] = self.dispatches(action.to) + 1
@@ -318,6 +363,7 @@ class Performer:
         if stream is None or (only is not None and stream is not only):
             return False
         del self._streams[request_id]
+        self._asked.pop(request_id, None)
         if stream.overdue is not None:
             stream.overdue.cancel()
         if stream.timeline.at_ns(MarkKind.FINISHED) is None:

@@ -6,40 +6,49 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 from services.core.errors import InvalidRequestError
-from services.frontdoor.call import REQUEST_ID_KEY, current_call
+from services.core.request import Request
+from services.frontdoor.call import REQUEST_ID_KEY, Call, current_call
 from services.frontdoor.choice_writer import ChoiceWriter, total_usage
 from services.frontdoor.choices import Choices
 from services.frontdoor.config import Role
 from services.frontdoor.convert import MAX_PRIORITY, Converter, ServedModel, check_request_id
 from services.frontdoor.interceptor import Context
 from services.frontdoor.performer import Performer
+from services.frontdoor.response_cache import ResponseCache
 from services.frontdoor.sampling import choices as choice_requests
 from services.frontdoor.slo_headers import slo_headers
 from services.pb import inference_pb2 as pb
 from services.pb import inference_pb2_grpc
+from services.semcache.gate import Asked
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """InferenceService over one performer; errors leave as exceptions of the one tree (see interceptor.py)."""
 
-    def __init__(self, performer: Performer, converter: Converter, model: ServedModel) -> None:
+    def __init__(
+        self, performer: Performer, converter: Converter, model: ServedModel, cache: ResponseCache | None = None
+    ) -> None:
         self._performer = performer
         self._converter = converter
         self._model = model
+        self._cache = cache
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         """Started, deltas and finished of each output, usage; whatever ends the call early cancels the request."""
         call = current_call.get()
         apply_headers(request, call.metadata)
         # A long prompt is tokenized beside the loop, so that it delays nobody else's tokens.
-        checked = await asyncio.to_thread(self._converter.request, request, call.deadline_unix_ms, call.identity)
+        checked, asked = await asyncio.to_thread(self._check, request, call)
         choices = Choices(
             [choice_requests(checked, request.sampling.n or 1)],
-            lambda each, news: self._performer.submit(each, call.received_ns, call.deadline_ns, news),
+            lambda each, news: self._performer.submit(each, call.received_ns, call.deadline_ns, news, asked),
         )
         try:
             await choices.streams[0].dispatched()  # a rejection stays a plain status, which clients may retry
-            await context.send_initial_metadata(((REQUEST_ID_KEY, checked.request_id),))
+            told = [(REQUEST_ID_KEY, checked.request_id)]
+            if call.metadata.get("x-debug", "").strip().lower() == "route":
+                told.append(("x-cache", choices.streams[0].cache))
+            await context.send_initial_metadata(tuple(told))
             sequence = 0
             async for response in self._responses(choices, request):
                 sequence += 1
@@ -47,6 +56,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 yield response
         finally:
             choices.close()
+
+    def _check(self, message: pb.GenerateRequest, call: Call) -> tuple[Request, Asked | None]:
+        checked = self._converter.request(message, call.deadline_unix_ms, call.identity)
+        if self._cache is None:
+            return checked, None
+        return checked, self._cache.asked(message, checked, call.metadata, call.identity)
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
         """Size of a prompt."""

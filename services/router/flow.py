@@ -23,9 +23,11 @@ from services.core.actions import (
     WorkerReport,
 )
 from services.core.clock import NS_PER_S
+from services.core.lookup import CacheResult
 from services.core.request import Discipline, FinishReason, Request, WorkerRef
 from services.router.config import RouterConfig
 from services.router.local_prefill import LOCAL_PREFILL, LocalQuestion
+from services.router.looking import Looking, offer, replay
 from services.router.profiles import NoCandidate, Profile
 from services.router.retry import REFUSALS, count_move, may_move, next_attempt
 from services.router.running import GOOD_ENDS, Running
@@ -61,6 +63,7 @@ class RequestFlow:
         self._awake_since_ns = 0
         self._moves: Counter[str] = Counter()
         self._placements: Counter[str] = Counter()
+        self._looking = Looking()
         self._waiting: dict[str, None] = {}  # requests without a worker, those that waited longest first
         self._times: list[tuple[int, str]] = []  # heap of deadlines and ends of waits, and of some that are over
 
@@ -74,7 +77,9 @@ class RequestFlow:
             case Outputs():
                 return [action for output in event.outputs for action in self._output(now, event.source, output)]
             case Submit():
-                return self._submit(now, event)
+                return self._looking.start(event) if event.cached else self._submit(now, event)
+            case CacheResult():
+                return self._looked_up(now, event)
             case Cancel():
                 return self._cancel(event)
             case WorkerLost():
@@ -91,6 +96,12 @@ class RequestFlow:
         self._attempts += 1
         return self._attempts
 
+    def _looked_up(self, now: int, event: CacheResult) -> list[Action]:
+        submit = self._looking.take(event.request_id)
+        if submit is None:
+            return []
+        return replay(event, self._next_attempt()) if event.token_ids else self._submit(now, submit)
+
     # --- place and dispatch -----------------------------------------------------------------------------------
 
     def _submit(self, now: int, event: Submit) -> list[Action]:
@@ -98,7 +109,7 @@ class RequestFlow:
             self._looked_ns = now
         self._attempts += 1
         request = replace(event.request, front_door=self._front_door, attempt=self._attempts)
-        running = Running(request, event.deadline_ns)
+        running = Running(request, event.deadline_ns, cached=event.cached)
         found = self._place(now, running)
         if isinstance(found, NoCandidate):
             return [Reject(event.request.request_id, "UnavailableError", "NO_WORKERS", str(found), RETRY_AFTER_MS)]
@@ -185,6 +196,7 @@ class RequestFlow:
             actions += cancel_remote(others, running.request, output.reason)
         elif running.complete:
             self._drop(output.request_id)
+            return offer(running) + actions  # kept before the front door forgets the request
         return actions
 
     def _decodes(self, running: Running) -> None:
@@ -282,6 +294,7 @@ class RequestFlow:
     # --- end --------------------------------------------------------------------------------------------------
 
     def _cancel(self, event: Cancel) -> list[Action]:
+        self._looking.take(event.request_id)
         running = self._drop(event.request_id)
         if running is None:
             return []
@@ -354,6 +367,7 @@ class RequestFlow:
         return {
             "running": {request_id: running.state_fields() for request_id, running in self._running.items()},
             "view": self._builder.state(),
+            "looking": self._looking.state(),
             "attempts": self._attempts,
             "looked_ns": self._looked_ns,
             "awake_since_ns": self._awake_since_ns,

@@ -30,6 +30,7 @@ class Running:
         refused: workers that do not want it; never asked again.
         waits_until_ns: when the search for a worker is given up.
         why: reason of the last move.
+        cached: the cache was asked for it, and may keep its output.
     """
 
     request: Request
@@ -47,6 +48,7 @@ class Running:
     refused: list[WorkerRef] = field(default_factory=list)
     waits_until_ns: int | None = None
     why: str = ""
+    cached: bool = False
 
     @property
     def workers(self) -> list[WorkerRef]:
@@ -116,4 +118,5 @@ class Running:
             "refused": refs(self.refused),
             "waits_until_ns": self.waits_until_ns,
             "why": self.why,
+            "cached": self.cached,
         }

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from services.semcache.config import OTHER
 
 CODE = re.compile(
-    r"```|^#!|^\s*(def|class|import|from|#include|public|function|const|let|var|SELECT|CREATE)\b.*[:;{(]|[{};]\s*$",
+    r"```|^#!|^[ \t]*(def|class|import|from|#include|public|function|const|let|var|SELECT|CREATE)\b.*[:;{(]|[{};]\s*$",
     re.MULTILINE,
 )
 TRANSLATION = re.compile(r"\btranslat\w*\b.*\b(to|into|from)\b|\bhow do (you|i) say\b", re.IGNORECASE | re.DOTALL)
@@ -29,7 +29,7 @@ VOLATILE = re.compile(
 )
 PERSONAL = re.compile(
     r"\b(my|mine|our|ours|myself|me|account|order number|invoice|balance|password)\b"
-    r"|\bi (am|was|have|had|bought|ordered|paid|live)\b|\bi'(m|ve)\b|\S+@\S+\.\w+",
+    r"|\bi (am|was|have|had|bought|ordered|paid|live)\b|\bi'(m|ve)\b|[\w.+-]{1,64}@[\w.-]{1,99}\.\w",
     re.IGNORECASE,
 )
 MATH = re.compile(
@@ -67,14 +67,17 @@ def by_structure(shape: Shape) -> str | None:
     """The category that the form of a request shows; None when it shows none. The strictest is looked for first."""
     if shape.tools:
         return "tool"
+    # What is asked stands at an end of a long text; looking at more would let a client waste the front door's time.
+    long = len(shape.text) > DOCUMENT_CHARS
+    text = f"{shape.text[:DOCUMENT_CHARS]}\n{shape.text[-DOCUMENT_CHARS:]}" if long else shape.text
     rules = (
-        ("personal", PERSONAL.search(shape.text)),
-        ("volatile", VOLATILE.search(shape.text)),
-        ("code", CODE.search(shape.text)),
-        ("translation", TRANSLATION.search(shape.text)),
-        ("document", shape.structured or len(shape.text) > DOCUMENT_CHARS),
-        ("math", MATH.search(shape.text)),
-        ("creative", CREATIVE.search(shape.text)),
+        ("personal", PERSONAL.search(text)),
+        ("volatile", VOLATILE.search(text)),
+        ("code", CODE.search(text)),
+        ("translation", TRANSLATION.search(text)),
+        ("document", shape.structured or long),
+        ("math", MATH.search(text)),
+        ("creative", CREATIVE.search(text)),
     )
     return next((name for name, found in rules if found), None)
 

@@ -142,7 +142,7 @@ def gelu(rows: Array) -> Array:
     step = 1 / (1 + np.float32(0.3275911) * scaled)
     series: Array = np.full_like(rows, 1.061405429)
     for factor in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        series = series * step + np.float32(factor)
+        series = (series * step + np.float32(factor)).astype(np.float32, copy=False)
     erf = np.copysign(1 - series * step * np.exp(-scaled * scaled), rows)
     smooth: Array = rows * np.float32(0.5) * (1 + erf)
     return smooth

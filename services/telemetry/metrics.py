@@ -162,6 +162,20 @@ MOVES = _count(
     "Requests that were dispatched again: retried before their first token, continued after it, or given up.",
     ("kind", "reason"),
 )
+CACHE_REQUESTS = _count(
+    "cache_requests",
+    "requests",
+    "Lookups in the response cache: hit, miss, or bypass where it was not to be looked at.",
+    ("tier", "outcome", "category"),
+)
+CACHE_WRITE_SKIPPED = _count("cache_write_skipped", "answers", "Answers that were not kept, by reason.", ("reason",))
+CACHE_EVICTIONS = _count("cache_evictions", "answers", "Answers that left the response cache, by reason.", ("reason",))
+CACHE_ENTRIES = Metric(
+    "triptych_cache_entries", Kind.GAUGE, Place.FRONT_DOOR, "answers", "Answers in this front door's response cache."
+)
+CACHE_BYTES = Metric(
+    "triptych_cache_bytes", Kind.GAUGE, Place.FRONT_DOOR, "bytes", "Size of this front door's response cache, roughly."
+)
 REPORT_AGE = Metric(
     "triptych_report_age_seconds",
     Kind.GAUGE,
@@ -245,6 +259,7 @@ METRICS: tuple[Metric, ...] = (
     *(HANDOFF_WAIT, HANDOFF_TIME, REQUEST_PROMPT_TOKENS, REQUEST_GENERATION_TOKENS, PROMPT_TOKENS, GENERATION_TOKENS),
     *(PREFIX_QUERIES, PREFIX_HITS, SUCCESSES, FAILURES, REJECTIONS, CALLS, RUNNING, LOOP_LAG),
     *(ROUTE_DECISIONS, MOVES, REPORT_AGE),
+    *(CACHE_REQUESTS, CACHE_WRITE_SKIPPED, CACHE_EVICTIONS, CACHE_ENTRIES, CACHE_BYTES),
     *(KV_BLOCKS, KV_USAGE, DECODES, QUEUED_TOKENS, CONTEXT_TOKENS, OFFERS_WAITING, HELD, LEASES, TRANSFERS, LINKS),
     *(THREADS, SOCKETS, DRAINING, PREEMPTIONS, WORKER_EVENTS, WORKERS, WORKER_FAILURES, BUILD),
 )

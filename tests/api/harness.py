@@ -28,12 +28,14 @@ from services.frontdoor.limits import TenantLimiter
 from services.frontdoor.metrics_http import count_calls, front_door_samples
 from services.frontdoor.openai_http import OpenAiApi
 from services.frontdoor.performer import Performer
+from services.frontdoor.response_cache import ResponseCache
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
 from services.frontdoor.tls import ServerTls
 from services.pb import cluster_pb2_grpc, inference_pb2_grpc
 from services.pb import inference_pb2 as pb
 from services.router.flow import RequestFlow
+from services.semcache.config import SemcacheConfig
 from services.telemetry.exporter import Exporter
 from services.telemetry.requests import RequestMetrics
 from tests.api.worker_host import FakeHost
@@ -71,6 +73,7 @@ async def serving(
     cluster_id: str = "test",
     vocabulary: Callable[[Path], Path] = byte_level_folder,
     real_flow: RequestFlow | None = None,
+    semcache: SemcacheConfig | None = None,
     **settings: object,
 ) -> AsyncIterator[Served]:
     """Servers that are up, with a prefill and a decode worker that have reported.
@@ -78,19 +81,27 @@ async def serving(
     Args:
         vocabulary: makes the model folder, or names one.
         real_flow: places requests instead of the fake one.
+        semcache: of the response cache; None: there is none.
     """
     config = FrontDoorConfig(**{"grpc_port": 0, "http_port": 0, **settings})
     clock, flow, workers = WallClock(), FakeFlow(), FakeWorkers()
     exporter = Exporter("frontdoor")
     observer = RequestMetrics(exporter, "tiny")
+    model = load_model(ModelConfig(path="tiny", dtype="float32"), vocabulary(folder), 16)
+    cache = None if semcache is None else ResponseCache(semcache, model)
     performer = Performer(
-        real_flow or flow, workers, clock, "frontdoor-1", config.max_running_requests, observer=observer
+        real_flow or flow,
+        workers,
+        clock,
+        "frontdoor-1",
+        config.max_running_requests,
+        observer=observer,
+        cache=cache,
     )
     exporter.add_source(lambda: front_door_samples(performer, clock))
     workers.performer = performer
-    model = load_model(ModelConfig(path="tiny", dtype="float32"), vocabulary(folder), 16)
     converter = Converter(model, config, "frontdoor-1")
-    inference = InferenceServicer(performer, converter, model)
+    inference = InferenceServicer(performer, converter, model, cache)
     host = FakeHost()
     controller = Controller(
         "controller-1",
@@ -105,7 +116,7 @@ async def serving(
     grpc_server = GrpcServer(
         config, inference, cluster, cluster_id, authenticator, limiter, clock, tls, (count_calls(exporter, "grpc"),)
     )
-    api = OpenAiApi(performer, converter, model, clock, config.http)
+    api = OpenAiApi(performer, converter, model, clock, config.http, cache)
     layers = standard_layers(authenticator, limiter, clock, (log_end, count_calls(exporter, "http")))
     door = HttpDoor(make_app(cluster.ready, cluster_id, "1.2.3", exporter, api), layers, clock, config)
     http = make_server(door, config.http, tls and tls.ssl_context())

@@ -145,28 +145,34 @@ class FakeWorkers:
         if kind == "silent":
             return
         if kind == "hang":
-            self.say(PREFILL, RequestOutput(name, 1, 0, ids[:1]))
+            self.say(PREFILL, RequestOutput(name, request.attempt, 0, ids[:1]))
         elif kind == "error":
-            self.say(PREFILL, RequestOutput(name, 1, 0, ids[:1]))
-            self.say(DECODE, RequestOutput(name, 1, 1, (), FinishReason.ERROR, "HANDOFF_FAILED", "the link broke"))
+            self.say(PREFILL, RequestOutput(name, request.attempt, 0, ids[:1]))
+            self.say(
+                DECODE,
+                RequestOutput(name, request.attempt, 1, (), FinishReason.ERROR, "HANDOFF_FAILED", "the link broke"),
+            )
         elif kind == "late":
-            self.say(DECODE, RequestOutput(name, 1, 0, (), FinishReason.DEADLINE, "DEADLINE"))
+            self.say(DECODE, RequestOutput(name, request.attempt, 0, (), FinishReason.DEADLINE, "DEADLINE"))
         elif kind == "step":
             await self.step(request)
         elif kind == "flood":
-            self.say(PREFILL, RequestOutput(name, 1, 0, ids[:1] * 5000))
+            self.say(PREFILL, RequestOutput(name, request.attempt, 0, ids[:1] * 5000))
         else:
-            self.say(DECODE, RequestOutput(name, 1, 1, ids[1:], FinishReason.STOP))
+            self.say(DECODE, RequestOutput(name, request.attempt, 1, ids[1:], FinishReason.STOP))
             await asyncio.sleep(0)
             mark = Mark(MarkKind.FIRST_TOKEN, self.now_ns() - self.age_ns)
-            self.say(PREFILL, RequestOutput(name, 1, 0, ids[:1], cached_tokens=16, marks=(mark,)))
+            self.say(PREFILL, RequestOutput(name, request.attempt, 0, ids[:1], cached_tokens=16, marks=(mark,)))
 
     async def step(self, request: Request) -> None:
         """The prompt back, one token in an item, the first from the prefill worker."""
         last = len(request.prompt) - 1
         for index, token_id in enumerate(request.prompt):
             finish = FinishReason.STOP if index == last else None
-            self.say(DECODE if index else PREFILL, RequestOutput(request.request_id, 1, index, (token_id,), finish))
+            self.say(
+                DECODE if index else PREFILL,
+                RequestOutput(request.request_id, request.attempt, index, (token_id,), finish),
+            )
             await asyncio.sleep(0)
 
     def say(self, worker: WorkerRef, *outputs: RequestOutput) -> None:

@@ -1,0 +1,113 @@
+"""The response cache: names requests by every field that an answer depends on; finds, keeps and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from services.core.clock import NS_PER_S
+from services.core.lookup import CacheResult, StoreCache
+from services.core.request import Request
+from services.core.seeds import stream
+from services.frontdoor.auth import Identity
+from services.frontdoor.convert import ServedModel, conversation
+from services.kvcache.block import NO_AUTH_SALT
+from services.pb import inference_pb2 as pb
+from services.semcache.ann import FlatVectors
+from services.semcache.cache import Hit, SemanticCache
+from services.semcache.category import Shape, at_once
+from services.semcache.config import OTHER, SemcacheConfig
+from services.semcache.control import HEADER, parse_control
+from services.semcache.gate import Answer, Asked
+from services.semcache.key import Origin, make_key, scope_digest
+from services.telemetry import metrics
+from services.telemetry.exporter import Sample
+
+CATEGORY_HEADER = "x-category"
+IGNORED = frozenset(
+    # Who asks, how urgently, and what is told beside the answer; the model is in the key by its digest.
+    ("request_id", "model", "ttft_slo_ms", "tpot_slo_ms", "priority", "include_timeline")
+)
+"""Fields of GenerateRequest that no answer depends on. Any other field, also one added later, is in the key."""
+
+
+class ResponseCache:
+    """Answers to requests that came before.
+
+    Args:
+        config: categories and limits.
+        model: what is served; answers are of this model alone.
+        draws_seed: of the choice among entries that one is evicted from.
+    """
+
+    def __init__(self, config: SemcacheConfig, model: ServedModel, draws_seed: int = 0) -> None:
+        self._config = config
+        self._model = model
+        self.cache = SemanticCache(config, lambda: FlatVectors(1), stream(draws_seed, "frontdoor/cache"))
+
+    def asked(
+        self, message: pb.GenerateRequest, request: Request, metadata: Mapping[str, str], identity: Identity
+    ) -> Asked:
+        """A checked request as the cache sees it.
+
+        Raises:
+            InvalidRequestError: `x-cache-control` is wrong.
+        """
+        control = parse_control(metadata.get(HEADER, ""))
+        turns = conversation(message.messages)
+        shape = Shape(turns[-1]["content"] if turns else message.prompt)
+        hint = metadata.get(CATEGORY_HEADER, "").strip().lower() if self._config.hints else ""
+        found = at_once(shape, hint, self._config.categories)
+        policy = self.cache.policies.policy((OTHER,) if found is None else found.categories)
+        origin = Origin(scope_digest(policy.scope, identity.salt, identity.key_id), self._model.root_of(NO_AUTH_SALT))
+        key = make_key(origin, key_fields(message, request), turns)
+        return Asked(
+            key=key,
+            policy=policy,
+            control=control,
+            temperature=request.sampling.temperature,
+            choices=message.sampling.n or 1,
+            scored=request.sampling.logprobs is not None or request.sampling.prompt_logprobs is not None,
+            epochs=self.cache.index.epochs(key.scope),
+        )
+
+    def find(self, now: int, source: str, request_id: str, asked: Asked) -> CacheResult:
+        """What there is for a request."""
+        found = self.cache.find_equal(now, asked)
+        if isinstance(found, Hit):
+            return CacheResult(source, request_id, found.answer.token_ids, found.tier)
+        return CacheResult(source, request_id)
+
+    def keep(self, now: int, asked: Asked, output: StoreCache, prompt_tokens: int, received_ns: int) -> None:
+        """Keep a whole output, if nothing speaks against it."""
+        seconds = (now - received_ns) / NS_PER_S
+        self.cache.keep(now, asked, Answer(output.token_ids, output.finish, "", prompt_tokens, seconds))
+
+    def samples(self) -> Iterator[Sample]:
+        """Metrics of this moment."""
+        counts: dict[tuple[str, str, str], int] = {}
+        for (tier, outcome, _, category), count in self.cache.counts.items():
+            counts[tier, outcome, category] = counts.get((tier, outcome, category), 0) + count
+        for labels, count in counts.items():
+            yield Sample(metrics.CACHE_REQUESTS, labels, count)
+        for reason, count in self.cache.skipped.items():
+            yield Sample(metrics.CACHE_WRITE_SKIPPED, (reason,), count)
+        for reason, count in self.cache.index.left.items():
+            yield Sample(metrics.CACHE_EVICTIONS, (reason,), count)
+        yield Sample(metrics.CACHE_ENTRIES, (), len(self.cache.index))
+        yield Sample(metrics.CACHE_BYTES, (), self.cache.index.size_bytes)
+
+
+def key_fields(message: pb.GenerateRequest, request: Request) -> dict[str, Any]:
+    """Everything but the conversation that an answer depends on, with the defaults filled in."""
+    fields = MessageToDict(message, preserving_proto_field_name=True)
+    found = {name: value for name, value in fields.items() if name not in IGNORED | {"messages", "sampling"}}
+    resolved = asdict(request.sampling)
+    if not message.sampling.HasField("seed"):
+        del resolved["seed"]  # drawn for this request alone
+    others = {name: value for name, value in fields.get("sampling", {}).items() if name not in resolved}
+    others.pop("seed", None)
+    return found | {"sampling": resolved | {f"client_{name}": value for name, value in others.items()}}
