@@ -34,7 +34,7 @@ from services.frontdoor.link_probes import LinkProbes
 from services.frontdoor.metrics_http import count_calls, front_door_samples
 from services.frontdoor.openai_http import OpenAiApi
 from services.frontdoor.performer import Performer
-from services.frontdoor.response_cache import ResponseCache
+from services.frontdoor.response_cache import make_response_cache
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
 from services.frontdoor.subscriptions import Subscriptions
@@ -100,7 +100,7 @@ class FrontDoor:
         self._log_file = None if decision_log is None else open_log(Path(decision_log), self.front_door_id)
         log = None if self._log_file is None else DecisionLog(self._log_file.write, flow, "flow", built)
         exporter = self._exporter = Exporter("frontdoor")
-        cache = ResponseCache(semcache, served) if semcache is not None and semcache.enabled else None
+        cache = make_response_cache(semcache, served)
         observer, most = RequestMetrics(exporter, served.name), config.max_running_requests
         self._performer = Performer(flow, self._subscriptions, clock, self.front_door_id, most, log, observer, cache)
         exporter.add_source(self._samples)

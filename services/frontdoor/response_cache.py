@@ -18,9 +18,10 @@ from services.kvcache.block import NO_AUTH_SALT
 from services.pb import inference_pb2 as pb
 from services.semcache.ann import FlatVectors
 from services.semcache.cache import Hit, SemanticCache
-from services.semcache.category import Shape, at_once
+from services.semcache.category import Found, Shape, at_once, train_head
 from services.semcache.config import OTHER, SemcacheConfig
 from services.semcache.control import HEADER, parse_control
+from services.semcache.embedder import Embedder, MiniLm, bundled_embedder
 from services.semcache.gate import Answer, Asked
 from services.semcache.key import Origin, make_key, scope_digest
 from services.telemetry import metrics
@@ -34,24 +35,47 @@ IGNORED = frozenset(
 """Fields of GenerateRequest that no answer depends on. Any other field, also one added later, is in the key."""
 
 
+MAX_CHARS = 2000
+"""Of a question that is embedded; 256 tokens are rarely more, and longer texts are not even tokenized."""
+
+
+def make_response_cache(config: SemcacheConfig | None, model: ServedModel) -> ResponseCache | None:
+    """The cache that a configuration asks for; reads the embedder's weights (91 MB) where it looks for meaning.
+
+    Raises:
+        ModelError: the embedder is not there.
+    """
+    if config is None or not config.enabled:
+        return None
+    return ResponseCache(config, model, MiniLm(bundled_embedder()) if config.semantic else None)
+
+
 class ResponseCache:
     """Answers to requests that came before.
 
     Args:
         config: categories and limits.
         model: what is served; answers are of this model alone.
+        embedder: for questions of the same meaning; None: only equal requests are found.
         draws_seed: of the choice among entries that one is evicted from.
     """
 
-    def __init__(self, config: SemcacheConfig, model: ServedModel, draws_seed: int = 0) -> None:
+    def __init__(
+        self, config: SemcacheConfig, model: ServedModel, embedder: Embedder | None = None, draws_seed: int = 0
+    ) -> None:
         self._config = config
         self._model = model
-        self.cache = SemanticCache(config, lambda: FlatVectors(1), stream(draws_seed, "frontdoor/cache"))
+        self._embedder = embedder
+        self._head = None
+        if embedder is not None:
+            self._head = train_head(embedder.embed, config.categories, config.min_margin)
+        dim = 1 if embedder is None else embedder.dim
+        self.cache = SemanticCache(config, lambda: FlatVectors(dim), stream(draws_seed, "frontdoor/cache"))
 
     def asked(
         self, message: pb.GenerateRequest, request: Request, metadata: Mapping[str, str], identity: Identity
     ) -> Asked:
-        """A checked request as the cache sees it.
+        """A checked request as the cache sees it; takes milliseconds, so it is called beside the event loop.
 
         Raises:
             InvalidRequestError: `x-cache-control` is wrong.
@@ -61,6 +85,9 @@ class ResponseCache:
         shape = Shape(turns[-1]["content"] if turns else message.prompt)
         hint = metadata.get(CATEGORY_HEADER, "").strip().lower() if self._config.hints else ""
         found = at_once(shape, hint, self._config.categories)
+        tokens, vector = self._embed(shape.text, found) if turns else (0, None)
+        if found is None and vector is not None and self._head is not None:
+            found = self._head.classify(vector)
         policy = self.cache.policies.policy((OTHER,) if found is None else found.categories)
         origin = Origin(scope_digest(policy.scope, identity.salt, identity.key_id), self._model.root_of(NO_AUTH_SALT))
         key = make_key(origin, key_fields(message, request), turns)
@@ -71,12 +98,25 @@ class ResponseCache:
             temperature=request.sampling.temperature,
             choices=message.sampling.n or 1,
             scored=request.sampling.logprobs is not None or request.sampling.prompt_logprobs is not None,
+            question_tokens=tokens,
             epochs=self.cache.index.epochs(key.scope),
+            vector=vector if policy.semantic else None,
         )
+
+    def _embed(self, text: str, found: Found | None) -> tuple[int, Any]:
+        """(tokens, vector) of a question; no vector where nothing depends on it, or where it would be cut."""
+        if self._embedder is None or len(text) > MAX_CHARS:
+            return 0, None
+        if found is not None and not self.cache.policies.policy(found.categories).semantic:
+            return 0, None
+        tokens = self._embedder.count_tokens(text)
+        return tokens, self._embedder.embed(text) if tokens <= self._config.max_tokens else None
 
     def find(self, now: int, source: str, request_id: str, asked: Asked) -> CacheResult:
         """What there is for a request."""
         found = self.cache.find_equal(now, asked)
+        if not isinstance(found, Hit) and asked.vector is not None:
+            found = self.cache.find_alike(now, asked, asked.vector)
         if isinstance(found, Hit):
             return CacheResult(source, request_id, found.answer.token_ids, found.tier)
         return CacheResult(source, request_id)
@@ -84,7 +124,8 @@ class ResponseCache:
     def keep(self, now: int, asked: Asked, output: StoreCache, prompt_tokens: int, received_ns: int) -> None:
         """Keep a whole output, if nothing speaks against it."""
         seconds = (now - received_ns) / NS_PER_S
-        self.cache.keep(now, asked, Answer(output.token_ids, output.finish, "", prompt_tokens, seconds))
+        answer = Answer(output.token_ids, output.finish, "", prompt_tokens, seconds)
+        self.cache.keep(now, asked, answer, asked.vector)
 
     def samples(self) -> Iterator[Sample]:
         """Metrics of this moment."""
@@ -108,6 +149,8 @@ def key_fields(message: pb.GenerateRequest, request: Request) -> dict[str, Any]:
     resolved = asdict(request.sampling)
     if not message.sampling.HasField("seed"):
         del resolved["seed"]  # drawn for this request alone
+    if not message.sampling.HasField("max_tokens"):
+        del resolved["max_tokens"]  # the room that this prompt leaves; outputs that it cut are not kept
     others = {name: value for name, value in fields.get("sampling", {}).items() if name not in resolved}
     others.pop("seed", None)
     return found | {"sampling": resolved | {f"client_{name}": value for name, value in others.items()}}

@@ -7,7 +7,7 @@ question between two categories has both, and so the stricter policy.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.semcache.config import OTHER
+from services.semcache.exemplars import EXEMPLARS
 
 CODE = re.compile(
     r"```|^#!|^[ \t]*(def|class|import|from|#include|public|function|const|let|var|SELECT|CREATE)\b.*[:;{(]|[{};]\s*$",
@@ -92,6 +93,14 @@ def at_once(shape: Shape, hint: str, known: Mapping[str, Any]) -> Found | None:
         return Found((hint,), "hint")
     found = by_structure(shape)
     return None if found is None else Found((found if found in known else OTHER,), "structure")
+
+
+def train_head(
+    embed: Callable[[str], NDArray[np.float32]], known: Mapping[str, Any], min_margin: float
+) -> CategoryHead:
+    """The head for our exemplars of the categories there are."""
+    examples = {name: np.stack([embed(text) for text in EXEMPLARS[name]]) for name in EXEMPLARS if name in known}
+    return CategoryHead(examples, min_margin)
 
 
 class CategoryHead:

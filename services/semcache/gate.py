@@ -5,7 +5,8 @@ Doubt about whose an answer is means no cache; everything else that speaks again
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from services.core.request import FinishReason
 from services.semcache.config import SemcacheConfig
@@ -27,6 +28,7 @@ class Asked:
         scored: whether log-probabilities are asked for; they are not kept.
         question_tokens: length of the last question for the embedder.
         epochs: of the cache when the request came; an answer is not kept when they have changed since.
+        vector: of the last question, of length 1; None where its meaning is not looked at.
     """
 
     key: CacheKey | None
@@ -37,6 +39,7 @@ class Asked:
     scored: bool = False
     question_tokens: int = 0
     epochs: tuple[int, int] = (0, 0)
+    vector: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

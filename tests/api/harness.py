@@ -28,7 +28,7 @@ from services.frontdoor.limits import TenantLimiter
 from services.frontdoor.metrics_http import count_calls, front_door_samples
 from services.frontdoor.openai_http import OpenAiApi
 from services.frontdoor.performer import Performer
-from services.frontdoor.response_cache import ResponseCache
+from services.frontdoor.response_cache import make_response_cache
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
 from services.frontdoor.tls import ServerTls
@@ -88,7 +88,7 @@ async def serving(
     exporter = Exporter("frontdoor")
     observer = RequestMetrics(exporter, "tiny")
     model = load_model(ModelConfig(path="tiny", dtype="float32"), vocabulary(folder), 16)
-    cache = None if semcache is None else ResponseCache(semcache, model)
+    cache = make_response_cache(semcache, model)
     performer = Performer(
         real_flow or flow,
         workers,

@@ -18,7 +18,7 @@ from services.semcache.config import SemcacheConfig
 from tests.api.harness import Served, ask, serving
 from tests.factories import make_request
 
-CACHE = parse(SemcacheConfig, {"enabled": True})
+CACHE = parse(SemcacheConfig, {"enabled": True, "semantic": False})
 ROUTE = ("x-debug", "route")
 FAQ = ("x-category", "faq")
 
@@ -99,6 +99,26 @@ async def test_a_wrong_wish_is_refused_with_its_name(served: Served) -> None:
         body = {"model": "tiny", "prompt": "x", "max_tokens": 4}
         answer = await client.post("/v1/completions", json=body, headers={"x-cache-control": "fresh"})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "x-cache-control"
+
+
+def question(name: str, text: str) -> pb.GenerateRequest:
+    """One user turn."""
+    message = ask(name, "")
+    message.messages.add(role="user").content.add(text=text)
+    return message
+
+
+async def test_other_words_for_the_same_question_are_a_hit_and_a_trap_is_none(tmp_path: Path) -> None:
+    flow = RequestFlow("frontdoor-1", RouterConfig(), 16)
+    async with serving(tmp_path, real_flow=flow, semcache=parse(SemcacheConfig, {"enabled": True})) as served:
+        first = await tell(served, question("step.1", "What is the capital of Peru?"), FAQ)
+        alike = await tell(served, question("step.2", "What's the capital city of Peru?"), FAQ)
+        trap = await tell(served, question("step.3", "What is the capital of Chile?"), FAQ)
+        unhinted = await tell(served, question("step.4", "Name the capital of Peru."))
+        assert [each[0] for each in (first, alike, trap)] == ["miss", "semantic", "miss"]
+        assert told(first[1])[:2] == told(alike[1])[:2] != told(trap[1])[:2]
+        assert unhinted[0] in ("semantic", "miss"), "its embedding may say knowledge, or that it is not sure"
+        assert len(served.workers.submitted) == 2 + (unhinted[0] == "miss")
 
 
 CHANGES: dict[str, object] = {
