@@ -20,7 +20,7 @@ class RouterConfig(Strict):
     max_retries: int = Field(3, ge=0, description="Further attempts of a request before its first token.")
     max_continuations: int = Field(3, ge=0, description="Further attempts of a request after its first token.")
     wait_for_worker_s: float = Field(
-        15.0, ge=0, description="How long a request that lost its worker waits for another one to be there."
+        30.0, ge=0, description="How long a request that lost its worker waits for another one to be there."
     )
     early_grant_tokens: int = Field(
         512,

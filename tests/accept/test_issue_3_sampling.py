@@ -38,9 +38,10 @@ def prompt_of(number: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A float32 cluster."""
+    """A float32 cluster; requests wait for a lost worker's successor however busy the machine is."""
     folder = tmp_path_factory.mktemp("accept")
-    with running(folder, cluster_config(prepare_model(DEFAULT_MODEL, CACHE), folder)) as started:
+    config = cluster_config(prepare_model(DEFAULT_MODEL, CACHE), folder)
+    with running(folder, {**config, "router": {"wait_for_worker_s": 120}}) as started:
         yield started
 
 

@@ -146,9 +146,9 @@ def test_processes_of_a_dead_cluster(tmp_path: Path, ill: dict[str, Any]) -> Non
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A running cluster, which tests hurt and let heal."""
+    """A running cluster, which tests hurt and let heal; what is stopped stays until the doctor has seen it."""
     folder = tmp_path_factory.mktemp("doctor")
-    with running(folder / "c", tiny_config(folder)) as cluster:
+    with running(folder / "c", {**tiny_config(folder), "controller": {"ping_timeout_s": 90}}) as cluster:
         yield cluster
 
 
