@@ -79,7 +79,8 @@ def test_pages_open_in_a_browser_without_a_network_and_without_errors(page: str,
     assert len(widths) == 2 and max(widths) == 2 * min(widths) + GAP_PX, widths
     assert "modebar-btn" not in re.sub(r"<script.*?</script>|<style.*?</style>", "", shown.stdout, flags=re.DOTALL)
     if page.startswith("grpc"):
-        assert "Waterfall of the 30 slowest requests" in shown.stdout and ">#39<" in shown.stdout
+        assert "Waterfall of the 30 slowest requests" in shown.stdout  # which 30 of the 40 is not for us to say
+        assert len(set(re.findall(r">(#\d+)<", shown.stdout))) == 30
     html = (runs / page).read_text()
     own = re.sub(r"(<script[^>]*>).*?</script>", r"\1", html, flags=re.DOTALL)  # the plot library's code names its site
     assert not re.search(r'(src|href)="https?://', own)

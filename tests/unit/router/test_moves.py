@@ -169,7 +169,7 @@ def test_the_number_of_attempts_is_bounded_and_the_end_may_be_retried() -> None:
 
 
 def test_a_request_without_a_worker_waits_for_one_and_not_for_ever() -> None:
-    flow = flow_of(P0, D0)
+    flow = flow_of(P0, D0, wait_for_worker_s=15)
     begin(flow)
     assert flow.handle(2, WorkerLost("x", D0, "killed")) == [
         CancelRemote(P0, "r", FinishReason.CANCELLED, "worker_lost", 1)
