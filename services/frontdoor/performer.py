@@ -288,6 +288,7 @@ class Performer:
             found = self.cache.find(now, self.front_door, request_id, asked)
         except Exception:
             logger.exception("the cache failed to look for request %s", request_id)
+            self.cache.count_failure(asked)
             found = CacheResult(self.front_door, request_id)
         stream.cache = found.tier or "miss"
         return found
@@ -301,6 +302,7 @@ class Performer:
             self.cache.keep(now, asked, action, len(stream.request.prompt), received_ns)
         except Exception:
             logger.exception("the cache failed to keep request %s", action.request_id)
+            self.cache.cache.skipped["error"] += 1
 
     def _dispatch(self, action: Dispatch, now: int) -> None:
         count = self._dispatches[action.to] = self.dispatches(action.to) + 1

@@ -127,6 +127,10 @@ class ResponseCache:
         answer = Answer(output.token_ids, output.finish, "", prompt_tokens, seconds)
         self.cache.keep(now, asked, answer, asked.vector)
 
+    def count_failure(self, asked: Asked) -> None:
+        """A look that failed is a miss, and is counted as what it is."""
+        self.cache.counts["exact", "error", "failed", asked.policy.category] += 1
+
     def samples(self) -> Iterator[Sample]:
         """Metrics of this moment."""
         counts: dict[tuple[str, str, str], int] = {}

@@ -107,8 +107,7 @@ class RequestFlow:
     def _submit(self, now: int, event: Submit) -> list[Action]:
         if not self._running:
             self._looked_ns = now
-        self._attempts += 1
-        request = replace(event.request, front_door=self._front_door, attempt=self._attempts)
+        request = replace(event.request, front_door=self._front_door, attempt=self._next_attempt())
         running = Running(request, event.deadline_ns, cached=event.cached)
         found = self._place(now, running)
         if isinstance(found, NoCandidate):

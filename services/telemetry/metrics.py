@@ -165,7 +165,7 @@ MOVES = _count(
 CACHE_REQUESTS = _count(
     "cache_requests",
     "requests",
-    "Lookups in the response cache: hit, miss, or bypass where it was not to be looked at.",
+    "Lookups in the response cache: hit, miss, bypass where it was not to be looked at, error.",
     ("tier", "outcome", "category"),
 )
 CACHE_WRITE_SKIPPED = _count("cache_write_skipped", "answers", "Answers that were not kept, by reason.", ("reason",))

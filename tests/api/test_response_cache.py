@@ -61,6 +61,22 @@ async def test_an_equal_request_is_replayed_without_a_worker(served: Served) -> 
     assert len(served.workers.submitted) == 1 and served.performer.num_running == 0
 
 
+async def test_a_cache_that_fails_is_a_miss_and_is_counted(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    response_cache = served.performer.cache
+    assert response_cache is not None
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(response_cache, "find", fail)
+    monkeypatch.setattr(response_cache, "keep", fail)
+    for number in (1, 2):
+        found, messages = await tell(served, ask(f"fails.{number}", "what if it fails?"), FAQ)
+        assert found == "miss" and told(messages)[1]
+    assert response_cache.cache.counts["exact", "error", "failed", "faq"] == 2
+    assert response_cache.cache.skipped["error"] == 2
+
+
 async def test_both_doors_and_a_stream_or_not_share_answers(served: Served) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": "hi there"}], "temperature": 0, "max_tokens": 60}
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.servers.http_port}") as client:
