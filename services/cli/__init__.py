@@ -1,7 +1,8 @@
 """The `triptych` command.
 
 Files in reading order: __main__ (commands), options (what several share), settings (YAML and --set), output (what
-commands print), up, down, client (gRPC), status, top, operate (drain and scale), chat, replay, measure (profile),
-simulate, plan, plan_page, keys; doctor (runs the checks), findings (every fault it knows), checks (what a check is
-given and answers), check_host, check_engine, check_cluster.
+commands print), up, down, client (gRPC), watch (options of those that look), status, top, top_view, trace_view, view
+(what placement rests on), cache, operate (drain and scale), chat, replay, measure (profile), measure_door (what a
+running cluster adds to it), simulate, plan, plan_page, keys; doctor (runs the checks), findings (every fault it knows),
+checks (what a check is given and answers), check_host, check_engine, check_cluster.
 """

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from services.cli.cache import cache_app
 from services.cli.client import NAME, STATE_FOLDER, find_server
 from services.cli.keys import keys_app
 from services.cli.operate import complete_target, complete_worker
@@ -28,6 +29,7 @@ from services.cli.options import (
 )
 from services.cli.output import EXIT_CANNOT_START, EXIT_FAILED, EXIT_INTERRUPTED, Output
 from services.cli.settings import load_config, state_folder
+from services.cli.watch import watch_app
 from services.cluster.topology import CLUSTER_VARIABLE, cluster_environment
 from services.core.errors import StartupError, TriptychError
 from services.core.seeds import new_incarnation
@@ -42,7 +44,8 @@ app = typer.Typer(
     help=(
         "Serve large language models from separate prefill and decode workers that hand over KV cache.\n\n"
         "Start a cluster with `triptych up`, talk to it with `triptych chat`, look at it with `triptych status` or "
-        "`triptych top`, end it with `triptych down` or Ctrl-C. If something is wrong, ask `triptych doctor`.\n\n"
+        "`triptych top`, at one request with `triptych trace`, end it with `triptych down` or Ctrl-C. If something is "
+        "wrong, ask `triptych doctor`.\n\n"
         "Exit status: 0 done; 1 the command ran and failed; 2 it could not start (options, configuration, model, "
         "ports, memory); 130 interrupted."
     ),
@@ -93,32 +96,7 @@ def up(
     os._exit(code)  # Ray's own exit handlers would wait for the processes that are gone by now
 
 
-@app.command(epilog=examples("triptych status", "triptych status --json --server gpu-1:50051"))
-def status(
-    as_json: JsonOption = False,
-    server: ServerOption = None,
-    name: NameOption = NAME,
-    folder: StateOption = STATE_FOLDER,
-) -> None:
-    """Show the workers: role, process, KV blocks, load."""
-    from services.cli.status import show_status
-
-    raise typer.Exit(show_status(Output(), find_server(server, folder.expanduser(), name), as_json))
-
-
-@app.command(epilog=examples("triptych top", "triptych top --every 5", "triptych top --count 1 --json"))
-def top(
-    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between looks.")] = 1.0,
-    count: Annotated[int | None, typer.Option("--count", min=1, help="Looks to take; default: until Ctrl-C.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a look.")] = False,
-    server: ServerOption = None,
-    name: NameOption = NAME,
-    folder: StateOption = STATE_FOLDER,
-) -> None:
-    """Watch the workers live, as `status` shows them, with the rate of dispatches."""
-    from services.cli.top import top as run
-
-    raise typer.Exit(run(Output(), find_server(server, folder.expanduser(), name), every_s, count, as_json))
+app.add_typer(watch_app)
 
 
 @app.command(epilog=examples("triptych down", "triptych down --config cluster.yaml --now", "triptych down --all"))
@@ -232,6 +210,7 @@ def chat(
         "triptych simulate --config cluster.yaml --trace loadgen/samples/azure_2023_conv.csv --speed 0.02",
         "triptych simulate --trace azure.csv --hardware h100-80g --model llama-3-8b --set pools.decode.replicas=2",
         "triptych simulate --trace azure.csv --hardware prefill=h100-80g --hardware decode=a100-80g --model opt-13b",
+        "triptych simulate --trace images.csv --hardware a100-80g --model minicpm-v-2.6 --set pools.encode.replicas=2",
     )
 )
 def simulate(
@@ -248,6 +227,10 @@ def simulate(
         Path | None, typer.Option("--profile", help="Coefficients of fitted hardware; default: router.cost.")
     ] = None,
     cores: Annotated[int | None, typer.Option("--cores", min=1, help="Cores that all workers share.")] = None,
+    image_tokens: Annotated[
+        int | None,
+        typer.Option("--image-tokens", min=1, help="Of an image; default: as the model's vision tower makes."),
+    ] = None,
     faults: Annotated[Path | None, typer.Option("--faults", help="YAML list: kind, at_s, target, ...")] = None,
     speed: Annotated[float, typer.Option("--speed", help="Arrivals so many times closer.")] = 1.0,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of the trace at most.")] = None,
@@ -272,6 +255,7 @@ def simulate(
         hardware=tuple(hardware or ()),
         model=model,
         cores=cores,
+        image_tokens=image_tokens,
         profile=profile,
         faults=faults,
         speed=speed,
@@ -306,9 +290,10 @@ def make_plan(
     ] = None,
     config: ConfigOption = None,
     assign: SetOption = None,
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for cluster.yaml, plan.json, plan.html.")] = Path(
-        "planned"
-    ),
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder of YAML, JSON, page.")] = Path("planned"),
+    speculation: Annotated[
+        str, typer.Option("--speculation", help="acceptance=0.7,draft=2ms (or a model), measured; gamma is chosen.")
+    ] = "",
     limit: Annotated[int | None, typer.Option("--limit", min=2, help="Rows of the trace at most.")] = None,
     requests: Annotated[int, typer.Option("--requests", min=20, help="Of each run of one worker.")] = 600,
     full_requests: Annotated[
@@ -326,9 +311,8 @@ def make_plan(
     from services.cli.plan import make_plan as run
 
     where = PlanOptions(model, hardware, trace, folder, slo, objective, attainment, rate, limit)
-    options = replace(
-        where, unit_requests=requests, full_requests=full_requests, processes=processes, seed=seed, as_json=as_json
-    )
+    how = replace(where, unit_requests=requests, full_requests=full_requests, processes=processes, seed=seed)
+    options = replace(how, as_json=as_json, speculation=speculation)
     raise typer.Exit(run(Output(), load_config(config, assign or []), options))
 
 
@@ -338,12 +322,15 @@ def profile(
     assign: SetOption = None,
     path: Annotated[Path, typer.Option("--out", "-o", help="File to write.")] = Path("profile.yaml"),
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of each shape; the median counts.")] = 3,
+    server: Annotated[
+        str | None, typer.Option("--server", help="HTTP address of a running, idle cluster: measure around steps, too.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what steps and hand-offs of the configured model cost on this machine, for `triptych simulate`."""
     from services.cli.measure import measure
 
-    raise typer.Exit(measure(Output(), load_config(config, assign or []), path, repeats, as_json))
+    raise typer.Exit(measure(Output(), load_config(config, assign or []), path, repeats, server, as_json))
 
 
 @app.command("replay-decisions", epilog=examples("triptych replay-decisions decisions/*.jsonl --json"))
@@ -358,6 +345,7 @@ def replay_decisions(
 
 
 app.add_typer(keys_app, name="keys")
+app.add_typer(cache_app, name="cache")
 
 
 @app.callback()

@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import grpc
 
 from services.cluster.supervise import is_running, read_record
 from services.core.errors import TriptychError
-from services.pb import cluster_pb2, cluster_pb2_grpc, inference_pb2, inference_pb2_grpc
+from services.pb import cluster_pb2, cluster_pb2_grpc, inference_pb2, inference_pb2_grpc, trace_pb2, trace_pb2_grpc
 
+Answer = TypeVar("Answer")
 DEFAULT_SERVER = "127.0.0.1:50051"
+MAX_TRIES = 40
+"""Connections that are made to reach every front door; the system, or a load balancer, chooses which one answers."""
 NAME = "triptych"
 STATE_FOLDER = Path("~/.triptych")
 """Of a cluster that was started without saying otherwise."""
@@ -58,13 +61,16 @@ def find_server(server: str | None, state_folder: Path, name: str) -> str:
     return DEFAULT_SERVER
 
 
-def open_channel(server: str) -> grpc.Channel:
+def open_channel(server: str, fresh: bool = False) -> grpc.Channel:
     """A channel with this command's key and certificate authority.
+
+    Args:
+        fresh: make a connection of its own, where channels to one server share theirs otherwise.
 
     Raises:
         ServerError: the file of the authority cannot be read.
     """
-    options = [("grpc.enable_http_proxy", 0)]
+    options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", int(fresh))]
     if access.ca_file is None:
         channel = grpc.insecure_channel(server, options)
     else:
@@ -93,10 +99,10 @@ class SendKey(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientIntercepto
 
 
 @contextmanager
-def _calls(server: str) -> Iterator[grpc.Channel]:
+def _calls(server: str, fresh: bool = False) -> Iterator[grpc.Channel]:
     """A channel whose failures are ServerError."""
     try:
-        with open_channel(server) as channel:
+        with open_channel(server, fresh) as channel:
             yield channel
     except grpc.RpcError as error:
         call = cast(grpc.Call, error)  # every RpcError that a call raises is also a Call, which has code and details
@@ -106,16 +112,71 @@ def _calls(server: str) -> Iterator[grpc.Channel]:
         raise ServerError(details or status, status) from error
 
 
-def get_status(server: str, timeout_s: float = 5.0) -> cluster_pb2.GetStatusResponse:
-    """The cluster as the front door at `server` sees it.
+def get_status(
+    server: str, timeout_s: float = 5.0, ttft_slo_ms: float = 0.0, itl_slo_ms: float = 0.0
+) -> cluster_pb2.GetStatusResponse:
+    """The cluster as the front door at `server` sees it, the last minute judged by these bounds; 0: the server's.
 
     Raises:
         ServerError: it does not answer.
     """
     with _calls(server) as channel:
         stub = cluster_pb2_grpc.ClusterServiceStub(channel)
-        answer: cluster_pb2.GetStatusResponse = stub.GetStatus(cluster_pb2.GetStatusRequest(), timeout=timeout_s)
+        request = cluster_pb2.GetStatusRequest(ttft_slo_ms=ttft_slo_ms, itl_slo_ms=itl_slo_ms)
+        answer: cluster_pb2.GetStatusResponse = stub.GetStatus(request, timeout=timeout_s)
         return answer
+
+
+def find_traces(server: str, name: str, timeout_s: float = 5.0) -> list[trace_pb2.Trace]:
+    """Traces of a request id or trace id, newest first; without an id the last ones.
+
+    Front doors share a port and each keeps its own, so connections are made until one knows the id or all were asked.
+
+    Raises:
+        ServerError: it does not answer.
+    """
+    heard: set[str] = set()
+    found: dict[str, trace_pb2.Trace] = {}
+    for _ in range(MAX_TRIES):
+        with _calls(server, fresh=True) as channel:
+            stub = trace_pb2_grpc.TraceServiceStub(channel)
+            answer: trace_pb2.GetTracesResponse = stub.GetTraces(trace_pb2.GetTracesRequest(id=name), timeout=timeout_s)
+        found |= {trace.spans[0].span_id: trace for trace in answer.traces}
+        heard.add(answer.front_door)
+        if (name and found) or heard.issuperset(answer.front_doors):
+            break
+    return sorted(found.values(), key=lambda trace: trace.unix_us, reverse=True)
+
+
+def ask_cluster(server: str, ask: Callable[[cluster_pb2_grpc.ClusterServiceStub], Answer]) -> Answer:
+    """One call of ClusterService to whichever front door answers.
+
+    Raises:
+        ServerError: it refuses, or does not answer.
+    """
+    with _calls(server) as channel:
+        return ask(cluster_pb2_grpc.ClusterServiceStub(channel))
+
+
+def ask_front_doors(
+    server: str, ask: Callable[[cluster_pb2_grpc.ClusterServiceStub], Answer], everyone: bool = False
+) -> list[Answer]:
+    """The same call to every front door, one answer each; without `everyone`, one is enough that tells the others.
+
+    Front doors share a port, so connections are made until all that the answers name have answered; one that was not
+    reached in many tries is left out, which the answers show.
+
+    Raises:
+        ServerError: one refuses, or does not answer.
+    """
+    heard: dict[str, Answer] = {}
+    for _ in range(MAX_TRIES):
+        with _calls(server, fresh=True) as channel:
+            answer: Any = ask(cluster_pb2_grpc.ClusterServiceStub(channel))
+        heard.setdefault(answer.front_door, answer)
+        if (answer.shared and not everyone) or heard.keys() >= set(answer.front_doors):
+            break
+    return list(heard.values())
 
 
 def drain_worker(server: str, worker_id: str, timeout_s: float = 10.0) -> cluster_pb2.DrainWorkerResponse:

@@ -18,6 +18,7 @@ ServerOption = Annotated[
     str | None, typer.Option("--server", help="host:port of a front door; default: the cluster that runs here.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+SvgOption = Annotated[Path | None, typer.Option("--svg", help="Also write what is shown as a picture.")]
 WaitOption = Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait until it is so; 0: none.")]
 NameOption = Annotated[str, typer.Option("--name", help="Name of the cluster (cluster.name).")]
 StateOption = Annotated[Path, typer.Option("--state-folder", help="Where state files and models are kept.")]

@@ -5,17 +5,21 @@ rich leaves colour out when NO_COLOR is set or when the stream is no terminal.
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from services.core.clock import NS_PER_S, WallClock
+from services.core.errors import TriptychError
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -72,6 +76,28 @@ class Output:
         )
         with Progress(*columns, console=self.err) as live:
             yield Steps(self.err, live)
+
+
+SVG_WIDTH = 112
+FONT_FACES = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+
+
+def save_svg(drawn: RenderableType, title: str, path: Path) -> None:
+    """Write what a terminal would show as a picture, without fonts from elsewhere.
+
+    Raises:
+        CliError: the file cannot be written.
+    """
+    console = Console(file=io.StringIO(), record=True, width=SVG_WIDTH, force_terminal=True, color_system="truecolor")
+    console.print(drawn)
+    try:
+        path.write_text(FONT_FACES.sub("", console.export_svg(title=title)), encoding="utf-8")
+    except OSError as error:
+        raise CliError(f"--svg {path} cannot be written: {error.strerror}") from None
+
+
+class CliError(TriptychError):
+    """The command's own failure."""
 
 
 class Steps:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from services.sim.plan import written
 from services.sim.plan.config import HardwareConfig
 from services.sim.plan.goodput import Objective
 from services.sim.plan.placement import Aim, Placement
-from services.sim.plan.reasons import why
-from services.sim.plan.workload import survey
+from services.sim.plan.reasons import guesses, why
+from services.sim.plan.workload import Workload, survey
 from services.sim.search import Plan, Question, Validated, plan
+from services.sim.speculation import Speculation
 
 DOCUMENT, CLUSTER, PAGE = "plan.json", "cluster.yaml", "plan.html"
 SHOWN = 12
@@ -48,6 +49,7 @@ class PlanOptions:
         limit: rows of the trace at most.
         unit_requests: of each run of one worker.
         full_requests: of a validation; None: enough for the hardware, 50,000 for a thousand devices.
+        speculation: `acceptance=0.7,draft=2ms`; "": nobody guesses.
     """
 
     model: str
@@ -64,6 +66,7 @@ class PlanOptions:
     processes: int = 2
     seed: int = 0
     as_json: bool = False
+    speculation: str = ""
 
 
 def make_plan(output: Output, config: ClusterConfig, options: PlanOptions) -> int:
@@ -117,7 +120,7 @@ def question_of(config: ClusterConfig, options: PlanOptions) -> Question:
     return Question(
         model=model,
         hardware=hardware,
-        workload=survey(read_rows(options.trace, options.limit, options.seed), options.seed),
+        workload=with_pictures(survey(read_rows(options.trace, options.limit, options.seed), options.seed), model),
         objective=objective,
         aim=options.aim,
         rate=options.rate,
@@ -126,7 +129,34 @@ def question_of(config: ClusterConfig, options: PlanOptions) -> Question:
         full_requests=options.full_requests or max(2000, 50 * devices),
         processes=options.processes,
         seed=options.seed,
+        speculation=parse_speculation(options.speculation) if options.speculation else None,
     )
+
+
+def parse_speculation(text: str) -> Speculation:
+    """`acceptance=0.7,draft=2ms`, or `draft=` and the name of a model.
+
+    Raises:
+        ConfigError: another form, or no acceptance rate.
+    """
+    given = dict(part.strip().partition("=")[::2] for part in text.split(","))
+    unknown = [name for name in given if name not in ("acceptance", "draft")]
+    try:
+        if unknown:
+            raise ValueError(unknown)
+        acceptance, draft = float(given["acceptance"]), given.get("draft", "0ms")
+        guess = Speculation(acceptance, draft_ms=float(draft.removesuffix("ms"))) if draft.endswith("ms") else None
+    except (KeyError, ValueError):
+        fix = "write acceptance=0.7,draft=2ms, or draft= and a model: the measured acceptance rate, the time of a guess"
+        raise ConfigError("--speculation", text, fix) from None
+    return guess or Speculation(acceptance, model_of(draft))
+
+
+def with_pictures(workload: Workload, model: ModelSpec) -> Workload:
+    """Pictures take room and time as the model says; one that reads text alone leaves them out."""
+    if model.vision is None or workload.pictures is None:
+        return replace(workload, pictures=None)
+    return replace(workload, image_tokens=model.vision.tokens)
 
 
 def planned_config(config: ClusterConfig) -> ClusterConfig:
@@ -177,7 +207,7 @@ def sentences(found: Plan, question: Question) -> dict[str, list[str]]:
     """Why the winner wins, and what was not simulated."""
     runs = next(each.runs for each in found.validated if each.new is found.winner)
     return {
-        "why": why(found.winner, found.baseline, found.found, question.aim),
+        "why": why(found.winner, found.baseline, found.found, question.aim) + guesses(found.winner, question.workload),
         "extrapolated": written.extrapolated(
             question.workload, found.limits.groups, found.winner, runs, found.skipped, found.hopeless
         ),

@@ -30,12 +30,14 @@ from services.core.slo import RequestSample, Slo
 from services.core.workload import WorkloadRow
 from services.sim.chrome_trace import chrome_trace
 from services.sim.cluster import SimCluster
-from services.sim.config import SimConfig
+from services.sim.config import ImagesConfig, SimConfig
 from services.sim.faults import Fault, faults_from
-from services.sim.machines import describe, pools_of
+from services.sim.machines import describe, image_tokens, pools_of
 from services.sim.outcome import SimRun
 from services.sim.pools import Options
 
+NO_COSTS = ("host", "delays", "measured")
+"""Keys of a profile that are not coefficients of steps."""
 RUN, CHROME = "run.simulated.json", "timeline.json"
 
 
@@ -45,7 +47,8 @@ class SimulateOptions:
 
     Attributes:
         trace: a trace of any known format, or a workload file of `loadgen`.
-        hardware: `NAME` for both pools, or `POOL=NAME`.
+        hardware: `NAME` for all pools, or `POOL=NAME`.
+        image_tokens: that an image adds to its prompt, for a model whose vision tower is not known.
         profile: coefficients of this machine, as `core/cost.py` names them; None: the configuration's.
         limit: rows of the trace at most.
         chrome: write timelines.
@@ -57,6 +60,7 @@ class SimulateOptions:
     hardware: Sequence[str] = ()
     model: str | None = None
     cores: int | None = None
+    image_tokens: int | None = None
     profile: Path | None = None
     faults: Path | None = None
     speed: float = 1.0
@@ -73,17 +77,21 @@ def simulate(output: Output, config: ClusterConfig, options: SimulateOptions) ->
         ConfigError: an unknown format, device or model, a model that does not fit, or a bad file.
     """
     sim = sim_config(options)
-    cost = None if options.profile is None else parse(CostConfig, _mapping("--profile", options.profile), "profile")
-    pools = pools_of(config, sim.machines, cost)
+    costs = {name: value for name, value in _profile(options).items() if name not in NO_COSTS}
+    cost = parse(CostConfig, costs, "profile") if costs else None
+    tokens = image_tokens(config, sim.machines, options.image_tokens)
+    sim = sim.model_copy(update={"images": ImagesConfig(tokens=tokens)})
+    pools = pools_of(config, sim.machines, cost, images=tokens is not None)
     faults = () if options.faults is None else faults_from(read_yaml("--faults", options.faults))
-    run_options = Options(
-        shared_cores=options.cores, nvlink=sim.machines.nvlink, faults=faults, timelines=options.chrome
-    )
+    run_options = Options(nvlink=sim.machines.nvlink, faults=faults, timelines=options.chrome)
     cluster = SimCluster(config, pools, sim, run_options)
-    total = sum(1 for _ in _rows(options))  # read twice, so that no trace is too long for the memory
+    total, images = _counted(_rows(options))  # read twice, so that no trace is too long for the memory
+    notes = [describe(pool) for pool in pools]
+    if images:
+        notes.append(_about_images(images, tokens, config.pools.encode.replicas))
     with output.progress() as steps:
         target = _Target(cluster, _rows(options), total, steps)
-        report = replay_simulated(_run_of(options, faults, [describe(pool) for pool in pools]), target)
+        report = replay_simulated(_run_of(options, faults, notes), target)
     found = cluster.outcome()
     _write(options, report, found)
     if options.as_json:
@@ -96,15 +104,34 @@ def simulate(output: Output, config: ClusterConfig, options: SimulateOptions) ->
     return EXIT_OK
 
 
+def _counted(rows: Iterable[WorkloadRow]) -> tuple[int, int]:
+    """Requests, and images of them."""
+    total = images = 0
+    for row in rows:
+        total, images = total + 1, images + row.images
+    return total, images
+
+
+def _about_images(images: int, tokens: int | None, encoders: int) -> str:
+    if tokens is None:
+        return f"{images} images of the trace are left out: the model reads text alone"
+    where = f"{encoders} workers of their own" if encoders else "the workers that compute prompts"
+    return f"{images} images of {tokens} tokens, encoded on {where}"
+
+
 def sim_config(options: SimulateOptions) -> SimConfig:
     """The simulation's configuration from the command's options."""
-    machines: dict[str, Any] = {"model": options.model, "cores": options.cores}
+    machines: dict[str, Any] = {"model": options.model}
     for each in options.hardware:
         pool, equals, name = each.rpartition("=")
-        if equals and pool not in ("prefill", "decode"):
-            raise ConfigError("--hardware", each, "write NAME, prefill=NAME or decode=NAME")
+        if equals and pool not in ("encode", "prefill", "decode"):
+            raise ConfigError("--hardware", each, "write NAME, encode=NAME, prefill=NAME or decode=NAME")
         machines |= {pool: name} if equals else {"prefill": name, "decode": name}
-    return parse(SimConfig, {"machines": machines})
+    measured = _profile(options)
+    host, delays = dict(measured.get("host") or {}), measured.get("delays") or {}
+    if options.cores is not None:
+        host["cores"] = options.cores
+    return parse(SimConfig, {"machines": machines, "host": host, "delays": delays})
 
 
 class _Target:
@@ -202,11 +229,14 @@ def read_yaml(option: str, path: Path) -> Any:
         raise ConfigError(option, str(path), f"cannot be read as YAML or JSON: {error}") from None
 
 
-def _mapping(option: str, path: Path) -> Mapping[str, Any]:
-    data = read_yaml(option, path)
+def _profile(options: SimulateOptions) -> Mapping[str, Any]:
+    """What `triptych profile` wrote: coefficients, `host`, and how they were `measured`."""
+    if options.profile is None:
+        return {}
+    data = read_yaml("--profile", options.profile)
     if not isinstance(data, dict):
-        raise ConfigError(option, str(path), "must be a mapping of coefficients, as under router.cost")
-    return {name: value for name, value in data.items() if name != "measured"}  # how `triptych profile` got them
+        raise ConfigError("--profile", str(options.profile), "must be a mapping of coefficients, as under router.cost")
+    return data
 
 
 # ------------------------------------------------------------------ results

@@ -19,6 +19,7 @@ def status_data(response: cluster_pb2.GetStatusResponse) -> dict[str, Any]:
         "model": response.model,
         "front_door": response.front_door,
         "metrics_address": response.metrics_address,
+        "proposal": response.proposal,
         "front_doors": [{"id": door.id, "metrics_address": door.metrics_address} for door in response.front_doors],
         "ready": response.ready,
         "running_requests": response.running_requests,
@@ -52,6 +53,8 @@ def show_status(output: Output, server: str, as_json: bool) -> int:
         return EXIT_OK
     output.line(headline(response))
     output.out.print(worker_table(response))
+    if response.proposal:
+        output.line(f"plan: {response.proposal}")
     return EXIT_OK
 
 

@@ -1,20 +1,45 @@
-"""`triptych top`: the workers live, with rates between two looks."""
+"""`triptych top`: the cluster live, with rates between two looks; top_view.py draws it."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from rich.console import Group
+from google.protobuf.json_format import MessageToDict
 from rich.live import Live
-from rich.text import Text
 
 from services.cli.client import get_status
-from services.cli.output import EXIT_OK, Output
-from services.cli.status import headline, status_data, worker_table
+from services.cli.output import EXIT_OK, SVG_WIDTH, Output, save_svg
+from services.cli.status import status_data
+from services.cli.top_view import History, view
 from services.core.clock import NS_PER_S, WallClock
 from services.pb import cluster_pb2
+
+HISTORY = 40
+"""Looks whose rates are drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """What to watch.
+
+    Attributes:
+        count: looks to take; None: until Ctrl-C.
+        ttft_ms, itl_ms: bounds that latencies are judged against.
+        svg: file for a picture of the last look.
+    """
+
+    server: str
+    every_s: float
+    count: int | None
+    ttft_ms: float
+    itl_ms: float
+    as_json: bool
+    svg: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +59,49 @@ class Look:
         return sum(worker.dispatches for worker in self.status.workers)
 
 
-def top(output: Output, server: str, every_s: float, count: int | None, as_json: bool) -> int:
-    """Look again and again, until Ctrl-C or `count` looks.
+def top(output: Output, watching: Watching) -> int:
+    """Look again and again, until Ctrl-C or the wanted number of looks.
 
     Raises:
         ServerError: the cluster does not answer.
     """
-    live = None if as_json or not output.out.is_terminal else Live(console=output.out, auto_refresh=False, screen=True)
+    is_live = output.out.is_terminal and not watching.as_json
+    live = Live(console=output.out, auto_refresh=False, screen=True) if is_live else None
+    history = History(deque(maxlen=HISTORY), deque(maxlen=HISTORY))
     before: Look | None = None
     with contextlib.suppress(KeyboardInterrupt), live or contextlib.nullcontext():
         taken = 0
-        while count is None or taken < count:
+        while watching.count is None or taken < watching.count:
             if taken:
-                threading.Event().wait(every_s)
-            look = Look(WallClock().now_ns(), get_status(server))
-            if as_json:
-                output.json_line({**status_data(look.status), "requests_per_s": request_rate(before, look)})
+                threading.Event().wait(watching.every_s)
+            status = get_status(watching.server, ttft_slo_ms=watching.ttft_ms, itl_slo_ms=watching.itl_ms)
+            look = Look(WallClock().now_ns(), status)
+            if before is not None:
+                history.requests.append(request_rate(before, look))
+                history.decodes.append(float(sum(worker.running_decodes for worker in status.workers)))
+            if watching.as_json:
+                output.json_line(look_data(before, look))
             elif live is not None:
-                live.update(view(before, look), refresh=True)
+                live.update(view(status, history, output.out.width), refresh=True)
             else:
-                output.out.print(view(before, look))
+                output.out.print(view(status, history, output.out.width))
             before = look
             taken += 1
+    if watching.svg is not None and before is not None:
+        save_svg(view(before.status, history, SVG_WIDTH), "triptych top", watching.svg)
     return EXIT_OK
+
+
+def look_data(before: Look | None, look: Look) -> dict[str, Any]:
+    """A look as JSON data."""
+    shown = {
+        name: MessageToDict(part, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        for name, part in (
+            ("last_minute", look.status.last_minute),
+            ("response_cache", look.status.response_cache),
+        )
+    }
+    return {**status_data(look.status), "requests_per_s": request_rate(before, look), **shown}
 
 
 def request_rate(before: Look | None, look: Look) -> float:
@@ -64,16 +109,3 @@ def request_rate(before: Look | None, look: Look) -> float:
     if before is None or look.at_ns <= before.at_ns:
         return 0.0
     return round(max(look.placed - before.placed, 0) / (look.at_ns - before.at_ns) * NS_PER_S, 2)
-
-
-def view(before: Look | None, look: Look) -> Group:
-    """What is shown of one look."""
-    workers = look.status.workers
-    used, total = sum(w.kv_blocks_used for w in workers), sum(w.kv_blocks_total for w in workers)
-    share = used / total if total else 0.0
-    bar = "#" * round(share * 40)
-    lines = (
-        headline(look.status),
-        f"{request_rate(before, look):.1f} dispatches/s   KV [{bar:<40}] {share:.0%}",
-    )
-    return Group(*map(Text, lines), worker_table(look.status))

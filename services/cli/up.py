@@ -28,7 +28,7 @@ from services.cluster.supervise import (
     usable_cores,
     write_record,
 )
-from services.cluster.topology import check_threads
+from services.cluster.topology import check_roles, check_threads
 from services.core.clock import NS_PER_S, WallClock
 from services.core.errors import StartupError
 from services.engine.checkpoint import prepare_model, read_shape
@@ -135,6 +135,7 @@ def start(output: Output, config: ClusterConfig, cluster_id: str, folder: Path, 
             f"cluster {name} runs already (pid {earlier.pid}, {earlier.grpc_address}); end it with `triptych down`, or "
             "start another one under another cluster.name, grpc_port and http_port"
         )
+    check_roles(config)
     claim_ports(config.frontdoor)
     check_secrets(output, config.frontdoor)
     with output.progress() as steps:

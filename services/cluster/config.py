@@ -7,14 +7,16 @@ from pydantic import Field, field_validator
 from services.controller.config import ControllerConfig
 from services.core.config import ModelConfig, Strict, TestingConfig
 from services.decode.config import DecodeConfig
+from services.encode.config import EncodeConfig
+from services.frontdoor.config import MAX_FRONT_DOORS as MAX_FRONT_DOORS
 from services.frontdoor.config import FrontDoorConfig
 from services.kvcache.config import CacheConfig, TransferConfig
 from services.prefill.config import PrefillConfig
 from services.router.config import RouterConfig
 from services.scheduling.config import SchedulerConfig
-from services.semcache.config import SemcacheConfig
+from services.semcache.config import RedisConfig, SemcacheConfig
 from services.telemetry.config import TelemetryConfig
-from services.worker.config import WorkerConfig
+from services.worker.config import RAY_NODE, WorkerConfig
 
 MAX_REPLICAS = 1024
 """Workers of one pool."""
@@ -38,9 +40,19 @@ class PoolConfig(Strict):
     threads: int = Field(1, ge=1, description="CPU threads of torch in each process of a worker.")
 
 
+class EncodePoolConfig(Strict):
+    """Workers that encode images alone; `triptych simulate` has them, the engine that serves has no vision tower."""
+
+    replicas: int = Field(
+        0, ge=0, le=MAX_REPLICAS, description="Workers; 0: those of prompts encode, too. Simulated only."
+    )
+    threads: int = Field(1, ge=1, description="CPU threads of each of them.")
+
+
 class PoolsConfig(Strict):
     """How many workers each role has."""
 
+    encode: EncodePoolConfig = EncodePoolConfig()
     prefill: PoolConfig = PoolConfig()
     decode: PoolConfig = PoolConfig()
 
@@ -61,16 +73,23 @@ class ClusterConfig(Strict):
     cache: CacheConfig = CacheConfig()
     transfer: TransferConfig = TransferConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    encode: EncodeConfig = EncodeConfig()
     prefill: PrefillConfig = PrefillConfig()
     decode: DecodeConfig = DecodeConfig()
     router: RouterConfig = RouterConfig()
     semcache: SemcacheConfig = SemcacheConfig()
+    redis: RedisConfig = RedisConfig()
     controller: ControllerConfig = ControllerConfig()
     worker: WorkerConfig = WorkerConfig()
     frontdoor: FrontDoorConfig = FrontDoorConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     record: RecordConfig = RecordConfig()
     testing: TestingConfig = TestingConfig()
+
+    @property
+    def many_hosts(self) -> bool:
+        """Whether workers and front doors may be on several hosts, each with its own address."""
+        return self.worker.host == RAY_NODE
 
     @field_validator("testing")
     @classmethod

@@ -33,6 +33,11 @@ MAX_CONCURRENCY = 1000
 """Calls that one worker actor may have in progress; most of them wait for a stream."""
 
 
+def rank_resources(pool: str) -> dict[str, float]:
+    """Ray resources that every rank of a pool's workers asks for."""
+    return {pool: 1}
+
+
 def start_ray(config: ClusterConfig) -> Path:
     """Start a Ray node of our own on this machine, never joining one that runs already.
 
@@ -144,7 +149,7 @@ class RayWorkerHost:
             "max_task_retries": 0,
             "max_concurrency": MAX_CONCURRENCY,
             "num_cpus": 0,
-            "resources": {pool: 1},
+            "resources": rank_resources(pool),
             "runtime_env": {"env_vars": worker_environment(self._config, placement)},
         }
         data = spec.model_dump(mode="json")
@@ -163,7 +168,7 @@ class RayWorkerHost:
             return known
         name = actor_name(self._cluster_id, worker_id)
         made: PlacementGroup = placement_group(
-            [{pool: 1}] * ranks, strategy="STRICT_PACK", name=name, lifetime="detached"
+            [rank_resources(pool)] * ranks, strategy="STRICT_PACK", name=name, lifetime="detached"
         )
         return made
 

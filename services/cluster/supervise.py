@@ -92,6 +92,33 @@ def remove_record(state_folder: Path, name: str) -> None:
     record_path(state_folder, name).unlink(missing_ok=True)
 
 
+Wanted = dict[str, tuple[str, ...]]
+"""Worker ids by pool."""
+
+
+def read_wanted(file: Path, configured: Wanted) -> Wanted:
+    """The workers that an earlier controller of this cluster noted, unless the configuration asks for others since.
+
+    Args:
+        configured: the workers of the configuration.
+    """
+    try:
+        noted = json.loads(file.read_text(encoding="utf-8"))
+        if noted["configured"] == {pool: list(worker_ids) for pool, worker_ids in configured.items()}:
+            return {pool: tuple(worker_ids) for pool, worker_ids in noted["wanted"].items()}
+    except (OSError, ValueError, KeyError):
+        pass  # nothing was scaled
+    return configured
+
+
+def write_wanted(file: Path, configured: Wanted, wanted: Wanted) -> None:
+    """Note the workers of the configuration and those that are wanted now, at once or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps({"configured": configured, "wanted": wanted}), encoding="utf-8")
+    part.replace(file)
+
+
 # --- processes --------------------------------------------------------------------------------------------------
 
 

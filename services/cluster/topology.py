@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.cluster.config import MAX_REPLICAS, ClusterConfig, PoolConfig
+from services.cluster.config import MAX_FRONT_DOORS, MAX_REPLICAS, ClusterConfig, PoolConfig
 from services.core.errors import ConfigError
 from services.worker.config import WorkerSpec
 
@@ -14,6 +14,13 @@ CLUSTER_VARIABLE = "TRIPTYCH_CLUSTER_ID"
 
 WORKER_VARIABLE = "TRIPTYCH_WORKER_ID"
 """Environment variable of worker processes alone."""
+
+FRONT_DOOR = "frontdoor"
+"""Ray resource of which every front door takes one unit, as every rank of a worker takes one of its pool's name."""
+
+
+LAUNCHED = ("prefill", "decode")
+"""Pools that a cluster starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +34,20 @@ class Placement:
 
 def pools(config: ClusterConfig) -> dict[str, PoolConfig]:
     """Launch pools by name, in the order of a request's life."""
-    return {"prefill": config.pools.prefill, "decode": config.pools.decode}
+    return {name: getattr(config.pools, name) for name in LAUNCHED}
+
+
+def check_roles(config: ClusterConfig) -> None:
+    """Hold that the engine can do what the pools are for.
+
+    Raises:
+        ConfigError: workers that encode images.
+    """
+    encoders = config.pools.encode.replicas
+    if encoders:
+        raise ConfigError(
+            "pools.encode.replicas", encoders, "images are only simulated, the engine has no vision tower yet; write 0"
+        )
 
 
 def placement_of(worker_id: str, pool: str) -> Placement:
@@ -36,7 +56,12 @@ def placement_of(worker_id: str, pool: str) -> Placement:
 
 
 def placements(config: ClusterConfig) -> tuple[Placement, ...]:
-    """Every worker of the cluster: `prefill-0`, `prefill-1`, ..., `decode-0`, ..."""
+    """Every worker of the cluster: `prefill-0`, `prefill-1`, ..., `decode-0`, ...
+
+    Raises:
+        ConfigError: workers that the engine has no use for.
+    """
+    check_roles(config)
     return tuple(
         placement_of(f"{name}-{index}", name) for name, pool in pools(config).items() for index in range(pool.replicas)
     )
@@ -52,9 +77,11 @@ def desired(config: ClusterConfig) -> dict[str, tuple[str, ...]]:
 def pool_resources(config: ClusterConfig) -> dict[str, float]:
     """Ray resources of a node that hosts the whole cluster: a rank of a worker takes one unit of its pool's resource.
 
-    As many units as a pool may have workers, because pools can be scaled; what fits is decided by memory.
+    As many units as a pool may have workers, because pools can be scaled; what fits is decided by memory. Front doors
+    are replaced by as many new ones before they end.
     """
-    return {name: float(MAX_REPLICAS * pool.tp) for name, pool in pools(config).items()}
+    workers = {name: float(MAX_REPLICAS * pool.tp) for name, pool in pools(config).items()}
+    return {FRONT_DOOR: 2.0 * MAX_FRONT_DOORS, **workers}
 
 
 def total_threads(config: ClusterConfig) -> int:
@@ -130,6 +157,7 @@ def worker_spec(
         cache=config.cache,
         transfer=config.transfer,
         scheduler=config.scheduler,
+        encode=config.encode,
         prefill=config.prefill,
         decode=config.decode,
         worker=config.worker,

@@ -11,11 +11,12 @@ import itertools
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from services.controller.config import ControllerConfig
 from services.controller.events import EventBatch, EventKind, EventLog
-from services.controller.reconcile import DRAIN_REASON, UNKNOWN_INCARNATION, Reconciler, SlotState
+from services.controller.reconcile import DRAIN_REASON, UNKNOWN_INCARNATION, SlotState
+from services.controller.recorded import reconciler_from_header, reconciler_header
 from services.core.actions import (
     Action,
     Drain,
@@ -30,6 +31,7 @@ from services.core.actions import (
     WorkerStarted,
 )
 from services.core.clock import NS_PER_S, Clock, WallClock
+from services.core.decision_log import DecisionLog
 from services.core.request import WorkerRef
 from services.core.wire import WorkerInfo
 
@@ -65,13 +67,6 @@ class WorkerHost(Protocol):
 
     async def kill(self, worker_id: str) -> None:
         """Kill whatever runs under this id; returns when the process is gone and the id is free."""
-
-
-class DecisionLog(Protocol):
-    """Where decisions are recorded, when recording is on (protocol section 7)."""
-
-    def record(self, now: int, event: Event, actions: Sequence[Action]) -> None:
-        """File one decision of this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +113,7 @@ class Controller:
         desired: worker ids by pool.
         config: timeouts and backoff.
         host: where worker processes live.
-        log: decision log, or None.
+        log_file: where decisions are recorded, or None.
     """
 
     def __init__(
@@ -128,14 +123,15 @@ class Controller:
         config: ControllerConfig,
         host: WorkerHost,
         clock: Clock | None = None,
-        log: DecisionLog | None = None,
+        log_file: TextIO | None = None,
     ) -> None:
         self._id = controller_id
         self._config = config
         self._host = host
         self._clock = clock or WallClock()
-        self._log = log
-        self._machine = Reconciler(desired, config)
+        built = reconciler_header(desired, config)
+        self._machine = reconciler_from_header(built)
+        self._log = None if log_file is None else DecisionLog(log_file.write, self._machine, "controller", built)
         self._pools = tuple(desired)
         self._infos: dict[str, WorkerInfo] = {}
         self._errors: dict[str, str] = {}
@@ -206,6 +202,21 @@ class Controller:
         self._note_scaled(before)
         return self.wanted()
 
+    async def replace_workers(self, host: str) -> tuple[str, ...]:
+        """Let the live workers of a host finish, end them and start other processes in their place; returns at once.
+
+        Returns:
+            Workers that are still on the host.
+        """
+        here = []
+        for slot in list(self._machine.slots.values()):
+            known = None if slot.worker is None else self._infos.get(slot.worker_id)
+            if known is not None and known.store_address.rpartition(":")[0] == host:
+                here.append(slot.worker_id)
+                if slot.state is SlotState.LIVE:
+                    self._tell(DrainWorker(self._id, slot.worker_id, replace=True))
+        return tuple(here)
+
     async def scale_pool(self, pool: str, replicas: int) -> dict[str, tuple[str, ...]]:
         """Have that many workers in a pool: new ones get the lowest free numbers, the highest ones go.
 
@@ -226,6 +237,10 @@ class Controller:
                     await self._more_events.wait()
             batch = self._events.since(after)
         return batch
+
+    def note_plan(self, text: str) -> None:
+        """Tell those who watch of another plan for the traffic, or of what could not be done of it."""
+        self._note(EventKind.PLANNED, "", reason=text)
 
     def _note(self, kind: EventKind, pool: str, **fields: int | str) -> None:
         self._events.add(self._clock.unix_ms(), kind, pool, **fields)

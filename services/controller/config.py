@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from services.controller.replan.config import ReplanConfig
 from services.core.config import Strict
 
 
@@ -16,3 +17,4 @@ class ControllerConfig(Strict):
     restart_backoff_s: float = Field(1.0, gt=0, description="Wait before a worker's second restart in a row; doubles.")
     restart_backoff_max_s: float = Field(20.0, gt=0, description="Longest wait between restarts.")
     drain_s: float = Field(10.0, ge=0, description="How long a drain waits for requests.")
+    replan: ReplanConfig = ReplanConfig()

@@ -18,6 +18,7 @@ class EventKind(StrEnum):
     STOPPING = "stopping"
     DOWN = "down"
     SCALED = "scaled"
+    PLANNED = "planned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class ClusterEvent:
     Attributes:
         sequence: grows with each event.
         unix_ms: when it happened.
-        worker_id: "" with SCALED.
+        worker_id: "" with SCALED and PLANNED.
         incarnation: of the process, 0 where it is not known.
         replicas: workers that the pool is to have, with SCALED.
     """

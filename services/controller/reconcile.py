@@ -142,7 +142,9 @@ class Reconciler:
                 return [action for slot in list(self._slots.values()) for action in self._drain(slot, now)]
             case DrainWorker():
                 slot = self._slots.get(event.worker_id)
-                return [] if slot is None else self._unwant(slot, now)
+                if slot is None:
+                    return []
+                return self._drain(slot, now) if event.replace else self._unwant(slot, now)
             case ScalePool():
                 return self._scale(now, event)
             case _:

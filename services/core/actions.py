@@ -14,11 +14,14 @@ from services.core.output import Output
 from services.core.output import RequestOutput as RequestOutput
 from services.core.peer import LinkKey, PeerBody
 from services.core.peer import LinkRole as LinkRole
+from services.core.quick import quick
 from services.core.request import FinishReason, Request, WorkerRef
+from services.core.worker_report import WorkerReport as WorkerReport
 
 # --- events -----------------------------------------------------------------------------------------------------
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Submit:
     """A request arrived; `deadline_ns` is the client's deadline on this process's clock; `cached`: ask the cache."""
@@ -55,6 +58,7 @@ class StepDone:
     output: StepOutput
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class PeerMessage:
     """A message of another worker about a transfer."""
@@ -64,6 +68,7 @@ class PeerMessage:
     body: PeerBody
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class SendDone:
     """A posted send ended; `error` is "" on success."""
@@ -76,6 +81,7 @@ class SendDone:
     error: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class ReceiveDone:
     """A posted receive ended; `error` is "" when the data were checked and written to the reserved blocks."""
@@ -103,59 +109,6 @@ class LinkLost:
     source: str
     link: LinkKey
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerReport:
-    """What a worker says of itself (protocol section 5); folded into the `ClusterView`.
-
-    Attributes:
-        source: the worker.
-        pid: operating-system process id.
-        pool: launch pool it was started for.
-        roles: stages it hosts now.
-        sequence: of this report.
-        kv_blocks_used: blocks with a reference count above zero.
-        kv_blocks_cached: unreferenced blocks that hold a findable prefix.
-        queued_prefill_tokens: prompt tokens not yet computed.
-        running_decodes: requests that get one token a step.
-        context_tokens: tokens whose KV those requests hold.
-        dispatch_sequence: number of dispatches of the addressed front door seen so far.
-        store_address: host:port of this worker's TCPStore.
-        leases, transfers, tasks, threads, sockets: live counts, for leak checks; the last two of the whole process.
-        stages: stages it hosts beside those of its roles too, for requests that are sent there on purpose.
-        waiting_offers: hand-offs that wait for blocks here.
-        back_pressure: why the oldest of them waits, "" when none does.
-        counters: how often something happened that nobody asked for, by `kind/reason`.
-        links: KV links that are open.
-        metrics_address: host:port of its /metrics; "" when it has none.
-    """
-
-    source: WorkerRef
-    pid: int
-    pool: str
-    roles: tuple[str, ...]
-    draining: bool
-    sequence: int
-    kv_blocks_total: int
-    kv_blocks_used: int
-    kv_blocks_cached: int
-    queued_prefill_tokens: int
-    running_decodes: int
-    context_tokens: int
-    dispatch_sequence: int
-    store_address: str
-    leases: int
-    transfers: int
-    tasks: int
-    stages: tuple[str, ...] = ()
-    waiting_offers: int = 0
-    back_pressure: str = ""
-    counters: tuple[tuple[str, int], ...] = ()
-    links: int = 0
-    threads: int = 0
-    sockets: int = 0
-    metrics_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +153,11 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class DrainWorker:
-    """An operator asks the controller to take one worker out of its pool."""
+    """The controller is asked to let a worker finish and end it: for good, unless another one is to `replace` it."""
 
     source: str
     worker_id: str
+    replace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +247,7 @@ class CloseLink:
     reason: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class PostSend:
     """Send these blocks of the pool, in order; answered by SendDone.
@@ -318,6 +273,7 @@ DISCARD = -1
 """Stands for a block whose content nobody wants any more."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class PostReceive:
     """Receive into these blocks of the pool, in order; answered by ReceiveDone.

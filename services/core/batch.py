@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.core.quick import quick
 
+
+@quick
 @dataclass(frozen=True, slots=True)
 class SampleSpec:
     """How to draw the token that follows a row; the position is `row.start + len(row.token_ids)`.
@@ -67,6 +70,7 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Row:
     """Consecutive new tokens of one request.
@@ -95,6 +99,7 @@ class Row:
         return self.start + len(self.token_ids)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Decodes:
     """One new token for each of several requests: field by field, because a step has many such rows.
@@ -126,12 +131,23 @@ class Decodes:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageRow:
+    """One image to encode, and the blocks of the pool that its embedding is written to, one after the other."""
+
+    digest: bytes
+    tokens: int
+    blocks: tuple[int, ...]
+
+
+@quick
+@dataclass(frozen=True, slots=True)
 class ScheduledBatch:
-    """All rows of one step: decodes first, then chunks of prompts."""
+    """All rows of one step: decodes first, then chunks of prompts; or images alone, for which nothing is sampled."""
 
     step_id: int
     chunks: tuple[Row, ...]
     decodes: Decodes | None = None
+    images: tuple[ImageRow, ...] = ()
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -144,6 +160,7 @@ class ScheduledBatch:
         return sum(len(row.token_ids) for row in self.rows)
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class StepOutput:
     """The runner's answer.

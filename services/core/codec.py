@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
-from services.core import actions, batch, door, output, peer, request, timeline
+from services.core import actions, batch, door, output, peer, request, timeline, worker_report
 
 Json = Any
 """A value that `json` writes."""
@@ -19,7 +19,7 @@ Json = Any
 def _types() -> dict[str, type]:
     """Every dataclass and enum that may stand in a log, by name."""
     found: dict[str, type] = {}
-    for module in (actions, batch, door, output, peer, request, timeline):
+    for module in (actions, batch, door, output, peer, request, timeline, worker_report):
         for name, value in vars(module).items():
             if isinstance(value, type) and (dataclasses.is_dataclass(value) or issubclass(value, StrEnum)):
                 found[name] = value

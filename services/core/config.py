@@ -65,6 +65,8 @@ class CostConfig(Strict):
     decode_step_ms: float = Field(40.0, ge=0, description="Fixed time of a decode step.")
     decode_row_ms: float = Field(2.0, ge=0, description="Time of each request in a decode step.")
     decode_context_ms: float = Field(0.002, ge=0, description="Time of each token that a decode step looks at.")
+    encode_ms: float = Field(20.0, ge=0, description="Fixed time of a step of images.")
+    encode_token_ms: float = Field(1.0, ge=0, description="Time of each token of an image's embedding.")
     transfer_ms: float = Field(20.0, ge=0, description="Fixed time of a hand-off.")
     transfer_token_ms: float = Field(0.05, ge=0, description="Time of each token's KV in a hand-off.")
 

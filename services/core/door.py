@@ -8,6 +8,9 @@ from services.core.actions import Cancel, WorkerReport
 from services.core.output import Output
 from services.core.request import Request, WorkerRef
 
+OTHERS_TOLD_S = 0.02
+"""A dispatch of one front door is load that the others place by: they hear of it so soon, not at their next report."""
+
 # --- a front door says ------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from services.core.request import FinishReason
 
 @dataclass(frozen=True, slots=True)
 class LookupCache:
-    """Look for an answer to a request; answered by CacheResult, always."""
+    """Look for an answer to a request; answered by CacheResult, always, and by a second one after a pending one."""
 
     request_id: str
 
@@ -21,12 +21,14 @@ class CacheResult:
     Attributes:
         token_ids: a whole output that ended by itself; empty: nothing.
         tier: exact or semantic; "" of nothing.
+        pending: nothing yet, and another result will come; the request need not wait for it.
     """
 
     source: str
     request_id: str
     token_ids: tuple[int, ...] = ()
     tier: str = ""
+    pending: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.core.batch import TokenLogprob
+from services.core.quick import quick
 from services.core.request import FinishReason
 from services.core.timeline import Mark
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class RequestOutput:
     """New tokens of one request, or its end.
@@ -39,6 +41,7 @@ class RequestOutput:
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class StepTokens:
     """One new token for each of several requests, with nothing else to tell: most of what decode steps tell.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from services.core.quick import quick
 from services.core.request import Discipline, Request, WorkerRef
 
 
@@ -15,6 +16,10 @@ class LinkKey:
     sender: WorkerRef
     receiver: WorkerRef
     epoch: int
+
+    def __hash__(self) -> int:
+        # As that of `WorkerRef`, and for the same reason: every table of links is looked into by it.
+        return hash((self.sender.worker_id, self.receiver.worker_id, self.epoch))
 
     @property
     def name(self) -> str:
@@ -30,6 +35,7 @@ class LinkRole(StrEnum):
     RECEIVER = "receiver"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Offer:
     """Sender: I have, or will have, the KV of `num_tokens` tokens; please grant blocks.
@@ -46,6 +52,7 @@ class Offer:
     ranks: int = 1
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Grant:
     """Receiver: blocks are reserved; send on this link. The first `skip_blocks` blocks I have already.
@@ -61,6 +68,7 @@ class Grant:
     ranks: int = 1
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Ready:
     """Sender: part `part` (`num_blocks` blocks from `first_block`) is being sent on `link`.

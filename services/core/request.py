@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from services.core.quick import quick
+
 
 class FinishReason(StrEnum):
     """Why a request's output ended."""
@@ -23,6 +25,7 @@ class Discipline(StrEnum):
     EARLY = "early"
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to choose output tokens, and what to tell about the choice; `engine/sampler.py` has the formulas.
@@ -75,7 +78,46 @@ class WorkerRef:
     worker_id: str
     incarnation: int
 
+    def __hash__(self) -> int:
+        # Every table of workers is looked into by it; two incarnations of a name are seldom in one.
+        return hash(self.worker_id)
 
+    def __eq__(self, other: object) -> bool:
+        if self is other:  # as nearly always
+            return True
+        if type(other) is not WorkerRef:
+            return NotImplemented
+        return self.worker_id == other.worker_id and self.incarnation == other.incarnation
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One image of a prompt.
+
+    Attributes:
+        digest: of its content; equal images have equal embeddings.
+        tokens: of its embedding, and of the places that the prompt keeps for it.
+    """
+
+    digest: bytes
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Consecutive images of a request that one worker encodes (EPD, intra-request parallelism).
+
+    Attributes:
+        first: place of the first of them among the request's images.
+        count: how many.
+    """
+
+    worker: WorkerRef
+    first: int
+    count: int
+
+
+@quick
 @dataclass(frozen=True, slots=True)
 class Request:
     """One generation as the workers see it.
@@ -94,6 +136,11 @@ class Request:
         resume: output tokens that the client has from earlier attempts; the next one has index `len(resume)`.
         hash_root: what the chain of `block_hashes` starts from; it can be made longer with this.
         tenant: whose request it is; "" without authentication.
+        category: what it is about, as its client says; "" when it does not.
+        ttft_slo_ms, tpot_slo_ms: wished times to the first token and of each one after it; None: none is wished.
+        images: of the prompt, in order; the prompt has `tokens` ids for each.
+        shards: who encodes which of them; together all.
+        prefill_on: worker that computes the prompt, told to those that only encode for it; None: whoever gets this.
     """
 
     request_id: str
@@ -109,6 +156,12 @@ class Request:
     resume: tuple[int, ...] = ()
     hash_root: bytes = b""
     tenant: str = ""
+    category: str = ""
+    ttft_slo_ms: float | None = None
+    tpot_slo_ms: float | None = None
+    images: tuple[Image, ...] = ()
+    shards: tuple[Shard, ...] = ()
+    prefill_on: WorkerRef | None = None
 
     @property
     def known_tokens(self) -> tuple[int, ...]:

@@ -38,6 +38,16 @@ def new_request_id() -> str:
     return f"req-{secrets.token_hex(16)}"
 
 
+def new_trace_id() -> int:
+    """A random 128-bit number that names a trace; never 0."""
+    return secrets.randbits(128) | 1
+
+
+def new_span_id() -> int:
+    """A random 64-bit number that names a span; never 0."""
+    return secrets.randbits(64) | 1
+
+
 def new_seed() -> int:
     """A random 63-bit sampling seed for a request that names none."""
     return secrets.randbits(63)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from services.core.quick import quick
+
 NS_PER_MS = 1e6
 
 
@@ -30,6 +32,7 @@ UNJUDGED = frozenset({Outcome.DISCONNECTED, Outcome.UNFINISHED})
 """Ends that the server had no part in: neither met nor missed."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class RequestSample:
     """One request; all times are nanoseconds since the run's start.

@@ -1,6 +1,7 @@
 """A request's life as a list of marks; TTFT, ITL, phase times and spans are derived from it alone.
 
-received ── dispatched ── queued ── prefill_start ── prefill_end ── first_token ─────────────── (prefill worker)
+received ── tokenized ── cache_answered ── dispatched ───────────────────────────────────────── (front door)
+queued ── prefill_start ── prefill_end ── first_token ───────────────────────────────────────── (prefill worker)
                                                           │
                                                handoff_offered ── handoff_granted ── handoff_committed
                                                           │
@@ -14,12 +15,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import zip_longest
 
 
 class MarkKind(StrEnum):
     """The things that happen to a request, in the order in which they may."""
 
     RECEIVED = "received"
+    TOKENIZED = "tokenized"
+    CACHE_ANSWERED = "cache_answered"
     DISPATCHED = "dispatched"
     RETRIED = "retried"
     CONTINUED = "continued"
@@ -33,6 +37,46 @@ class MarkKind(StrEnum):
     PREEMPTED = "preempted"
     FIRST_TOKEN = "first_token"
     FINISHED = "finished"
+
+
+class Stage(StrEnum):
+    """What a request is doing; at every moment exactly one thing."""
+
+    RECEIVE = "receive"
+    CACHE = "cache"
+    ROUTE = "route"
+    DISPATCH = "dispatch"
+    QUEUE = "queue"
+    PREFILL = "prefill"
+    HANDOFF = "handoff"
+    DECODE = "decode"
+    RECOMPUTE = "recompute"
+    DELIVER = "deliver"
+
+
+BEGINS = {
+    MarkKind.RECEIVED: Stage.RECEIVE,
+    MarkKind.TOKENIZED: Stage.ROUTE,
+    MarkKind.CACHE_ANSWERED: Stage.ROUTE,
+    MarkKind.DISPATCHED: Stage.DISPATCH,
+    MarkKind.RETRIED: Stage.DISPATCH,
+    MarkKind.CONTINUED: Stage.DISPATCH,
+    MarkKind.QUEUED: Stage.QUEUE,
+    MarkKind.PREFILL_START: Stage.PREFILL,
+    MarkKind.PREFILL_END: Stage.DECODE,
+    MarkKind.HANDOFF_COMMITTED: Stage.DECODE,
+    MarkKind.PREEMPTED: Stage.RECOMPUTE,
+    MarkKind.FINISHED: Stage.DELIVER,
+}
+"""Which stage a mark begins, unless OPENS says otherwise. The other marks lie within a stage."""
+
+OPENS = {
+    (MarkKind.TOKENIZED, MarkKind.CACHE_ANSWERED): Stage.CACHE,
+    (MarkKind.PREFILL_END, MarkKind.HANDOFF_COMMITTED): Stage.HANDOFF,
+    (MarkKind.PREFILL_END, MarkKind.RETRIED): Stage.HANDOFF,
+    (MarkKind.PREFILL_END, MarkKind.CONTINUED): Stage.HANDOFF,
+}
+"""The stage between two marks, where the second one tells what it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +102,22 @@ class TimelineEntry:
     at_ns: int
     where: str
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    """One stage of one request.
+
+    Attributes:
+        where: worker id, or the front door's id, where it began.
+        start_ns: front door's monotonic clock, as is `end_ns`.
+    """
+
+    stage: Stage
+    where: str
+    pid: int
+    start_ns: int
+    end_ns: int
 
 
 @dataclass(slots=True)
@@ -94,3 +154,19 @@ class Timeline:
         if len(self.token_times_ns) < 2:
             return None
         return (self.token_times_ns[-1] - self.token_times_ns[0]) / (len(self.token_times_ns) - 1)
+
+    def stages(self, end_ns: int) -> list[StageTime]:
+        """The time from the first mark to `end_ns`, cut into stages: each ends where the next begins.
+
+        So they add up to the whole, and a hand-off that began while the prompt was still computed counts from the end
+        of prefill. Marks of another host, whose clock is known to its quickest message only, are kept inside.
+        """
+        begins = [entry for entry in sorted(self.entries, key=lambda entry: entry.at_ns) if entry.kind in BEGINS]
+        found: list[StageTime] = []
+        start_ns = begins[0].at_ns if begins else end_ns
+        for entry, after in zip_longest(begins, begins[1:]):
+            stage = BEGINS[entry.kind] if after is None else OPENS.get((entry.kind, after.kind), BEGINS[entry.kind])
+            stop_ns = end_ns if after is None else min(after.at_ns, end_ns)
+            found.append(StageTime(stage, entry.where, entry.pid, start_ns, max(start_ns, stop_ns)))
+            start_ns = found[-1].end_ns
+        return found

@@ -38,10 +38,16 @@ class MetricsTargets:
     Attributes:
         controller: host:port of its /metrics, "" when it has none.
         front_doors: host:port of each front door's own /metrics, "" when it has none, by its id.
+        proposal: of another plan for the traffic that comes now; "" while there is none.
     """
 
     controller: str = ""
     front_doors: dict[str, str] = field(default_factory=dict)
+    proposal: str = ""
+
+
+TrafficRow = tuple[int, int, int]
+"""Of one request: when it came (Unix ms), prompt tokens, output tokens."""
 
 
 @dataclass(frozen=True, slots=True)

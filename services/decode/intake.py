@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from services.core.quick import quick
 from services.core.request import Discipline, Request
 from services.decode.config import DecodeConfig
 from services.kvcache.block import num_blocks
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class WaitingOffer:
     """An offer without blocks, or one whose KV is on its way."""
@@ -33,6 +35,7 @@ class BackPressure(StrEnum):
     BLOCKS = "blocks"  # the prompt does not fit the free blocks
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class IntakeLoad:
     """What the accept rule looks at.
@@ -82,48 +85,52 @@ class IntakeQueue:
     """Offers in order of arrival; the first that does not fit holds back those behind it, so none starves.
 
     Attributes:
+        by_id: offers by their transfers, oldest first.
         pressure: why the oldest offer waits, None when nothing does.
         held_back: how often an offer began to wait, by reason.
     """
 
     def __init__(self) -> None:
-        self._offers: dict[str, WaitingOffer] = {}
+        self.by_id: dict[str, WaitingOffer] = {}
         self.pressure: BackPressure | None = None
         self._pressed = ""
         self.held_back: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._offers)
+        return len(self.by_id)
 
     def add(self, offer: WaitingOffer) -> None:
         """A new offer, or a new attempt of one that waits: it keeps its place."""
-        known = self._offers.get(offer.transfer_id)
-        self._offers[offer.transfer_id] = replace(offer, arrived_ns=known.arrived_ns) if known else offer
+        known = self.by_id.get(offer.transfer_id)
+        self.by_id[offer.transfer_id] = replace(offer, arrived_ns=known.arrived_ns) if known else offer
 
     def head(self) -> WaitingOffer | None:
         """The oldest offer."""
-        return next(iter(self._offers.values()), None)
+        return next(iter(self.by_id.values()), None)
 
     def hold_back(self, reason: BackPressure | None) -> None:
         """Note why the oldest offer waits; None: nothing waits."""
+        if reason is None:
+            self.pressure, self._pressed = None, ""
+            return
         head = self.head()
-        pressed = head.transfer_id if head and reason else ""
-        if reason is not None and (pressed, reason) != (self._pressed, self.pressure):
+        pressed = head.transfer_id if head else ""
+        if (pressed, reason) != (self._pressed, self.pressure):
             self.held_back[reason.value] += 1
         self.pressure, self._pressed = reason, pressed
 
     def remove(self, transfer_id: str) -> WaitingOffer | None:
         """Granted or dropped."""
-        return self._offers.pop(transfer_id, None)
+        return self.by_id.pop(transfer_id, None)
 
     def offers(self) -> Sequence[WaitingOffer]:
         """All of them, oldest first."""
-        return list(self._offers.values())
+        return list(self.by_id.values())
 
     def state(self) -> object:
         """Transfer ids with their arrivals, and the back-pressure."""
         return {
-            "offers": {transfer_id: offer.arrived_ns for transfer_id, offer in self._offers.items()},
+            "offers": {transfer_id: offer.arrived_ns for transfer_id, offer in self.by_id.items()},
             "pressure": [self.pressure, self._pressed],
             "held_back": dict(self.held_back),
         }

@@ -14,10 +14,10 @@ from services.kvcache.block import num_blocks
 from services.kvcache.block_manager import BlockManager
 from services.kvcache.transfer import Transfers
 from services.kvcache.transfer_entry import Committed, OfferDropped, Offered, Revoked
-from services.scheduling.host import DECODE, StageEvent
 from services.scheduling.mixed import MixedScheduler
-from services.scheduling.outputs import StepOutputs
+from services.scheduling.outputs import StepOutputs, refuse
 from services.scheduling.progress import Admitted, Sampled
+from services.scheduling.stages import DECODE, StageEvent
 from services.scheduling.waiting import RequestState
 
 
@@ -59,8 +59,12 @@ class DecodeStage:
                 state = self._scheduler.get(event.request_id)
                 if state is not None and state.request.attempt == event.attempt:
                     self._scheduler.remove(state)
+            case Admitted(state=state) if state.request.images:
+                # A preempted request computes its tokens again, but its embeddings are not here.
+                self._scheduler.remove(state)
+                return [refuse(state.request, "IMAGES_NEEDED", "it lost its blocks and has images", state)]
             case Admitted():
-                pass  # a preempted request computes its tokens again
+                pass
             case _:
                 raise AssertionError(f"not for the decode stage: {event}")
         return []
@@ -86,7 +90,7 @@ class DecodeStage:
         """Grant offers in order while the accept rule holds."""
         actions: list[Action] = []
         pressure: BackPressure | None = None
-        if not len(self._intake):
+        if not self._intake.by_id:
             self._intake.hold_back(None)
             self._scheduler.promise(len(self._granted), None)
             return actions
@@ -125,8 +129,10 @@ class DecodeStage:
         return None if offer is None else offer.request
 
     def _find(self, request_id: str) -> WaitingOffer | None:
-        offers = [*self._intake.offers(), *self._granted.values()]
-        return next((offer for offer in offers if offer.request.request_id == request_id), None)
+        for offer in [*self._intake.offers(), *self._granted.values()]:
+            if offer.request.request_id == request_id:
+                return offer
+        return None
 
     def state(self) -> object:
         """Offers in their order, and the transfers that were granted."""
@@ -134,13 +140,17 @@ class DecodeStage:
 
     def pressure(self) -> tuple[int, str]:
         """Offers that wait, and why."""
-        pressure = self._intake.pressure
-        return len(self._intake), "" if pressure is None else pressure.value
+        intake = self._intake
+        return len(intake.by_id), "" if intake.pressure is None else intake.pressure.value
 
     def counts(self) -> Mapping[str, int]:
         """How often an offer began to wait."""
         held_back = self._intake.held_back
         return {f"held_back/{reason}": count for reason, count in held_back.items()} if held_back else held_back
+
+    def owners(self) -> list[list[int]]:
+        """Blocks of requests are the scheduler's, those of grants the transfers'."""
+        return []
 
     def _intake_load(self) -> IntakeLoad:
         """Requests that were accepted and have not had a decode step, and what else the accept rule looks at."""

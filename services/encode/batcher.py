@@ -2,22 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from services.core.request import Image
 from services.encode.config import EncodeConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """One image of a prompt.
-
-    Attributes:
-        digest: of its content; equal images have equal embeddings.
-        tokens: of its embedding.
-    """
-
-    digest: bytes
-    tokens: int
 
 
 class Batcher:
@@ -43,19 +29,17 @@ class Batcher:
         """Nobody wants it any more."""
         self._waiting.pop(digest, None)
 
-    def take(self) -> tuple[Image, ...]:
+    def next_ones(self) -> tuple[Image, ...]:
         """The next step's images; the first one goes whatever its size."""
-        taken: list[Image] = []
+        found: list[Image] = []
         left = self._config.max_batch_tokens
         for image in self._waiting.values():
-            if taken and (len(taken) == self._config.max_batch_images or image.tokens > left):
+            if found and (len(found) == self._config.max_batch_images or image.tokens > left):
                 break
-            taken.append(image)
+            found.append(image)
             left -= image.tokens
-        for image in taken:
-            del self._waiting[image.digest]
-        return tuple(taken)
+        return tuple(found)
 
-    def state(self) -> object:
+    def state(self) -> list[tuple[str, int]]:
         """Digests and sizes in order."""
-        return [[image.digest.hex(), image.tokens] for image in self._waiting.values()]
+        return [(image.digest.hex(), image.tokens) for image in self._waiting.values()]

@@ -1,73 +1,52 @@
-"""Embeddings kept by the content hash of their image; those that nobody waits for leave in order of their last use."""
+"""Embeddings in blocks of the worker's one pool: found by their image's digest, and evicted like cached prefixes."""
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
+
+from services.core.request import Image
+from services.encode.config import EncodeConfig
+from services.kvcache.block import HASH_BYTES
+from services.kvcache.block_manager import BlockManager
 
 
 class EmbedCache:
-    """Which embeddings are here; counts alone, never tensors.
+    """Where embeddings are; ids and counts alone, never tensors. It holds nothing itself: whoever asks has a reference.
 
     Args:
-        capacity_tokens: of the embeddings that are kept; pinned ones may be more.
+        blocks: the worker's block ids.
     """
 
-    def __init__(self, capacity_tokens: int) -> None:
-        self._capacity = capacity_tokens
-        self._tokens: dict[bytes, int] = {}  # the least recently used one first
-        self._pins: Counter[bytes] = Counter()
-        self.used_tokens = 0
-        self.evictions = 0
+    def __init__(self, config: EncodeConfig, blocks: BlockManager) -> None:
+        self._tokens_per_block, self._blocks = config.tokens_per_block, blocks
 
-    def __contains__(self, image: bytes) -> bool:
-        return image in self._tokens
+    def size(self, image: Image) -> int:
+        """Blocks of an embedding."""
+        return -(-image.tokens // self._tokens_per_block)
 
-    def insert(self, image: bytes, tokens: int) -> None:
-        """An image was encoded."""
-        if image not in self._tokens:
-            self._tokens[image] = tokens
-            self.used_tokens += tokens
+    def find(self, image: Image) -> list[int] | None:
+        """The blocks of an embedding that is here, with one more reference each."""
+        room = self.size(image) * self._blocks.block_size
+        got = self._blocks.allocate(room, self._hashes(image), room)
+        if got is None or got.cached_blocks == len(got.blocks):
+            return None if got is None else got.blocks
+        self._blocks.free(got.blocks)  # some of it was evicted
+        return None
 
-    def pin(self, image: bytes) -> None:
-        """Someone needs an embedding that is here; it stays until `unpin`."""
-        self._tokens[image] = self._tokens.pop(image)
-        self._pins[image] += 1
+    def reserve(self, image: Image) -> list[int] | None:
+        """Blocks for an embedding that is to be computed; None when there is no room now."""
+        got = self._blocks.allocate(self.size(image) * self._blocks.block_size, (), 0)
+        return None if got is None else got.blocks
 
-    def unpin(self, image: bytes) -> None:
-        """One fewer needs it."""
-        assert self._pins[image] > 0, image
-        self._pins[image] -= 1
-        if not self._pins[image]:
-            del self._pins[image]
-        self.shrink()
+    def publish(self, image: Image, blocks: list[int]) -> None:
+        """An image was encoded: its embedding can be found from now on."""
+        self._blocks.publish(blocks, self._hashes(image), len(blocks) * self._blocks.block_size)
 
-    def shrink(self) -> list[bytes]:
-        """Forget embeddings until the others fit, those used longest ago first; which ones."""
-        gone = []
-        for image in list(self._tokens):
-            if self.used_tokens <= self._capacity:
-                break
-            if image not in self._pins:
-                self.used_tokens -= self._tokens.pop(image)
-                self.evictions += 1
-                gone.append(image)
-        return gone
-
-    @property
-    def num_pins(self) -> int:
-        """Needs of embeddings, one embedding counted once for each."""
-        return self._pins.total()
-
-    def state(self) -> object:
-        """Embeddings in order of their last use, and pins."""
-        return {
-            "tokens": [[image.hex(), tokens] for image, tokens in self._tokens.items()],
-            "pins": [[image.hex(), count] for image, count in self._pins.items()],
-        }
-
-    def check(self) -> None:
-        """Counts agree, and what is too much is pinned."""
-        assert self.used_tokens == sum(self._tokens.values())
-        assert self._pins.keys() <= self._tokens.keys()
-        if self.used_tokens > self._capacity:
-            assert set(self._tokens) <= set(self._pins), "something that nobody needs should be gone"
+    def _hashes(self, image: Image) -> tuple[bytes, ...]:
+        """Names of its blocks; they never meet those of KV, which are chained from a root of the model."""
+        return tuple(
+            hashlib.blake2b(
+                image.digest + place.to_bytes(4, "little"), digest_size=HASH_BYTES, person=b"image"
+            ).digest()
+            for place in range(self.size(image))
+        )

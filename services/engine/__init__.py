@@ -3,6 +3,7 @@
 model_shape.py     sizes and constants of a model (no torch)
 hf_config.py       config.json to those (no torch)
 checkpoint.py      what a model folder must hold; from a configured path to such a folder (no torch)
+fetch_model.py     a model from the Hugging Face Hub, verified (no torch)
 gguf_config.py     a GGUF file's metadata to config.json (no torch)
 gguf_tokenizer.py  its tokenizer to tokenizer.json (no torch)
 gguf_convert.py    the whole file dequantised once into a folder (no torch)
@@ -32,4 +33,5 @@ kv_link.py         KV between two workers over torch.distributed
 kv_pairs.py        the same between workers of several ranks
 measure.py         times of steps, for the simulator
 measure_link.py    times of hand-offs between two processes, for the simulator
+measure_beside.py  how much slower steps are beside a busy process, for the simulator
 """

@@ -14,6 +14,8 @@ PROMPTS = tuple((tokens, cached) for cached in (0, 256, 512) for tokens in (16, 
 """(tokens, tokens before them whose KV is there)."""
 DECODES = tuple((rows, context) for rows in (1, 2, 4, 8) for context in (32, 256, 768))
 """(requests, tokens that each looks at)."""
+ROWS, CONTEXT, ROUNDS = 4, 256, 5
+"""Where two ways to compute the same step are compared, and how often."""
 GREEDY = SampleSpec(0.0, 0)
 Sample = tuple[float, float, float]
 """Units (tokens or requests), tokens that they look at in all, milliseconds."""
@@ -30,8 +32,8 @@ def prefill_times(runner: ModelRunner, repeats: int, told: Callable[[str], None]
         if tokens + cached > _room(runner):
             continue
         told(f"prompt of {tokens} tokens after {cached}")
-        row = Row("profile", (1,) * tokens, cached, _table(runner, 0, tokens + cached), GREEDY)
-        yield tokens, tokens * (cached + (tokens + 1) / 2), _median_ms(runner, ScheduledBatch(1, (row,)), repeats)
+        batch = prefill_batch(runner, tokens, cached)
+        yield tokens, tokens * (cached + (tokens + 1) / 2), median_ms(runner, batch, repeats)
 
 
 def decode_times(runner: ModelRunner, repeats: int, told: Callable[[str], None]) -> Iterator[Sample]:
@@ -40,14 +42,38 @@ def decode_times(runner: ModelRunner, repeats: int, told: Callable[[str], None])
         if rows * (context + runner.pool.block_size) > _room(runner):
             continue
         told(f"{rows} decodes that look at {context} tokens each")
-        decodes = Decodes(
-            tuple(f"profile-{row}" for row in range(rows)),
-            (1,) * rows,
-            (context - 1,) * rows,
-            tuple(_table(runner, row, context) for row in range(rows)),
-            (GREEDY,) * rows,
-        )
-        yield rows, rows * context, _median_ms(runner, ScheduledBatch(1, (), decodes), repeats)
+        yield rows, rows * context, median_ms(runner, decode_batch(runner, rows, context), repeats)
+
+
+def prefill_batch(runner: ModelRunner, tokens: int, cached: int) -> ScheduledBatch:
+    """A step with one chunk of `tokens` tokens after `cached` ones."""
+    row = Row("profile", (1,) * tokens, cached, _table(runner, 0, tokens + cached), GREEDY)
+    return ScheduledBatch(1, (row,))
+
+
+def decode_batch(runner: ModelRunner, rows: int, context: int) -> ScheduledBatch:
+    """A step with `rows` decodes that look at `context` tokens each."""
+    decodes = Decodes(
+        tuple(f"profile-{row}" for row in range(rows)),
+        (1,) * rows,
+        (context - 1,) * rows,
+        tuple(_table(runner, row, context) for row in range(rows)),
+        (GREEDY,) * rows,
+    )
+    return ScheduledBatch(1, (), decodes)
+
+
+def lent_speedup(runner: ModelRunner, own: int, all_cores: int, told: Callable[[str], None]) -> float:
+    """How many times faster a decode step is with all cores of the host than with its worker's own; at least 1."""
+    told(f"decodes on {all_cores} cores")
+    batch, ratios = decode_batch(runner, ROWS, CONTEXT), []
+    for _ in range(ROUNDS):
+        runner.set_threads(own)
+        alone = median_ms(runner, batch, 2)
+        runner.set_threads(all_cores)
+        ratios.append(alone / median_ms(runner, batch, 2))
+    runner.set_threads(own)
+    return max(1.0, median(ratios))
 
 
 def _room(runner: ModelRunner) -> int:
@@ -59,7 +85,12 @@ def _table(runner: ModelRunner, row: int, tokens: int) -> tuple[int, ...]:
     return tuple(range(row * blocks, (row + 1) * blocks))
 
 
-def _median_ms(runner: ModelRunner, batch: ScheduledBatch, repeats: int) -> float:
+def median_ms(runner: ModelRunner, batch: ScheduledBatch, repeats: int) -> float:
+    """Median time of a step; one run goes before those that are counted.
+
+    Raises:
+        ModelError: the step failed.
+    """
     found = []
     for _ in range(repeats + 1):
         output = runner.execute(batch)

@@ -8,11 +8,17 @@ tokenizer.py         chat template, tokenize, detokenize
 slo_headers.py       latency targets and priority from headers
 sampling.py          a client's sampling fields, checked; the requests of several outputs
 convert.py           messages of the wire to requests and back
+beside.py            where that is done: on the loop, or beside it
 stream.py            one request's outputs in order, each token once
 client_stream.py     one running request between performer and handler
 output_text.py       an output's tokens to text: whole characters, stop strings
 choices.py           the outputs of one call, and their tokens as they come
+embedding.py         embeds questions beside the loop, those that wait together
 response_cache.py    names requests for the cache, finds and keeps their answers
+categories.py        what requests are about
+cluster_load.py      how much of what workers can serve is asked of them
+shadow.py            computes some semantic hits, too, and compares
+lookups.py           performs what the flow asks of the cache
 worker_clocks.py     workers' times on this process's clock
 performer.py         hosts the request flow and performs its actions
 worker_channel.py    one connection to a worker
@@ -23,7 +29,10 @@ status.py            errors to google.rpc statuses
 interceptor.py       names calls, enters layers, maps errors
 choice_writer.py     an output's tokens to messages of Generate
 servicer.py          InferenceService
+view_calls.py        what operators are told of placement
+cache_calls.py       what they ask of the response cache
 cluster_servicer.py  ClusterService
+traces.py            a trace of each call; TraceService
 tls.py               the certificate of both doors
 metrics_http.py      /metrics
 link_probes.py       measures the links between workers

@@ -8,7 +8,7 @@ import importlib.metadata
 import logging
 import threading
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from services.controller.app import ControllerStatus
 from services.controller.events import EventBatch
@@ -18,9 +18,11 @@ from services.core.config import ModelConfig
 from services.core.decision_log import DecisionLog
 from services.core.heap import freeze_heap
 from services.core.seeds import new_incarnation
-from services.core.wire import MetricsTargets, WorkerInfo
+from services.core.wire import MetricsTargets, TrafficRow, WorkerInfo
 from services.engine.checkpoint import model_digest, read_shape
 from services.frontdoor.auth import Authenticator
+from services.frontdoor.cache_calls import CacheCalls
+from services.frontdoor.categories import Categories
 from services.frontdoor.cluster_servicer import ClusterServicer, Wanted
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.convert import Converter, ServedModel
@@ -31,7 +33,7 @@ from services.frontdoor.http_door import HttpDoor
 from services.frontdoor.layers import log_end, standard_layers
 from services.frontdoor.limits import TenantLimiter
 from services.frontdoor.link_probes import LinkProbes
-from services.frontdoor.metrics_http import count_calls, front_door_samples
+from services.frontdoor.metrics_http import count_calls, count_limited, front_door_samples
 from services.frontdoor.openai_http import OpenAiApi
 from services.frontdoor.performer import Performer
 from services.frontdoor.response_cache import make_response_cache
@@ -40,13 +42,17 @@ from services.frontdoor.servicer import InferenceServicer
 from services.frontdoor.subscriptions import Subscriptions
 from services.frontdoor.tls import ServerTls
 from services.frontdoor.tokenizer import Tokenizer
+from services.frontdoor.traces import TraceServicer, make_traces
+from services.frontdoor.view_calls import ViewCalls
 from services.kvcache.block import root_hash
 from services.router.config import RouterConfig
 from services.router.recorded import flow_from_header, flow_header
-from services.semcache.config import SemcacheConfig
+from services.semcache.config import RedisConfig, SemcacheConfig
+from services.telemetry.config import TelemetryConfig
+from services.telemetry.decisions import open_log
 from services.telemetry.exporter import Exporter, Sample
 from services.telemetry.loop_lag import watch_loop
-from services.telemetry.requests import RequestMetrics
+from services.telemetry.requests import RequestMetrics, TrafficNotes
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +74,9 @@ class FrontDoor:
         controller: Ray handle of the controller, whose `list_workers` names the live workers.
         block_size: tokens in one KV block, as the workers have it.
         decision_log: folder for the request flow's decision log; None: off.
-        metrics_ports: range for a port of /metrics that no other front door shares; None: none.
+        telemetry: ports of /metrics that no other front door shares, and traces; None: no such port, no export.
         semcache: the response cache; None: off.
+        redis: where answers are shared with other front doors; None: nowhere.
 
     Raises:
         ModelError: a file of the model folder is missing or not understood.
@@ -85,13 +92,14 @@ class FrontDoor:
         controller: Any,
         block_size: int,
         decision_log: str | None = None,
-        metrics_ports: tuple[int, int] | None = None,
+        telemetry: TelemetryConfig | None = None,
         semcache: SemcacheConfig | None = None,
+        tell_traffic: bool = False,
+        redis: RedisConfig | None = None,
     ) -> None:
-        clock = WallClock()
+        clock = self._clock = WallClock()
         served = load_model(model, Path(model_folder), block_size)
         self.front_door_id = f"frontdoor-{(incarnation := new_incarnation()):x}"
-        self._clock = clock
         handle = self._controller = ControllerHandle(controller)
         about_us = (cluster_id, self.front_door_id, incarnation)
         self._subscriptions = Subscriptions(*about_us, handle, config.worker_lost_s, clock)
@@ -99,35 +107,34 @@ class FrontDoor:
         flow = flow_from_header(built)
         self._log_file = None if decision_log is None else open_log(Path(decision_log), self.front_door_id)
         log = None if self._log_file is None else DecisionLog(self._log_file.write, flow, "flow", built)
-        exporter = self._exporter = Exporter("frontdoor")
-        cache = make_response_cache(semcache, served)
-        observer, most = RequestMetrics(exporter, served.name), config.max_running_requests
+        exporter = Exporter("frontdoor")
+        cache = make_response_cache(semcache, served, redis, clock, exporter)
+        self._exporter, self._cache, self._traffic = exporter, cache, TrafficNotes(clock) if tell_traffic else None
+        observer, most = RequestMetrics(exporter, served.name, self._traffic), config.max_running_requests
         self._performer = Performer(flow, self._subscriptions, clock, self.front_door_id, most, log, observer, cache)
         exporter.add_source(self._samples)
-        self._metrics_at = None if metrics_ports is None else (config.host, metrics_ports)
+        ports = None if telemetry is None else telemetry.metrics_ports
+        self._metrics_at = None if ports is None else (config.host, ports)
         converter = Converter(served, config, self.front_door_id)
         self._reload_every_s = config.reload_every_s
-        self._authenticator, limiter = Authenticator(config.auth), TenantLimiter(clock)
+        self._authenticator, limiter = Authenticator(config.auth), TenantLimiter(clock, count_limited(exporter))
         self._tls = None if config.tls is None else ServerTls(config.tls)
         probes = LinkProbes(self._subscriptions, lambda: self._performer.flow.view.workers)
         version = importlib.metadata.version("triptych")
-        about = (clock, cluster_id, version, served.name)
-        cluster = self._cluster = ClusterServicer(self._performer, handle, *about, probes)
-        grpc_server = GrpcServer(
-            config,
-            InferenceServicer(self._performer, converter, served, cache),
-            cluster,
-            cluster_id,
-            self._authenticator,
-            limiter,
-            clock,
-            self._tls,
-            (count_calls(exporter, "grpc"),),
-        )
-        api = OpenAiApi(self._performer, converter, served, clock, config.http, cache)
+        view = ViewCalls(self._performer, converter, self._authenticator, clock)
+        about_cache = (self._authenticator, clock, served.name, self.front_door_id)
+        about = (clock, cluster_id, version, served.name, view, CacheCalls(cache, converter, *about_cache))
+        cluster = self._cluster = ClusterServicer(self._performer, handle, *about, probes, observer.recent)
+        about_what = Categories(semcache)
+        traces = self._traces = make_traces(telemetry, self.front_door_id, cluster_id, served.name, clock)
+        inference = InferenceServicer(self._performer, converter, served, clock, cache, about_what)
+        kept = (cluster_id, self._authenticator, limiter, clock, self._tls)
+        told = (count_calls(exporter, "grpc"), traces)
+        grpc_server = GrpcServer(config, inference, cluster, TraceServicer(traces, cluster), *kept, told)
+        api = OpenAiApi(self._performer, converter, served, clock, config.http, cache, about_what)
         door = HttpDoor(
             make_app(cluster.ready, cluster_id, version, exporter, api),
-            standard_layers(self._authenticator, limiter, clock, (log_end, count_calls(exporter, "http"))),
+            standard_layers(self._authenticator, limiter, clock, (log_end, count_calls(exporter, "http"), traces)),
             clock,
             config,
         )
@@ -166,6 +173,8 @@ class FrontDoor:
         Raises:
             PortBusyError: a port is held by something that is not this cluster.
         """
+        if self._cache is not None:
+            self._cache.start()
         await self._servers.start()
         self._loop, self._thread = asyncio.get_running_loop(), threading.current_thread()
         self._metrics = None if self._metrics_at is None else self._exporter.serve(*self._metrics_at)
@@ -194,11 +203,14 @@ class FrontDoor:
             await asyncio.sleep(0.05)
         await self._performer.close()
         await self._servers.stop()
+        if self._cache is not None:
+            await self._cache.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
+        await asyncio.to_thread(self._traces.close)
         if self._log_file is not None:
             self._log_file.close()
 
@@ -222,7 +234,8 @@ class FrontDoor:
         mine = "" if self._metrics is None else self._metrics.address
         while True:
             with contextlib.suppress(Exception):  # one that does not answer is told by whoever needs it
-                self._cluster.metrics_targets = await self._controller.metrics_targets(self.front_door_id, mine)
+                rows = () if self._traffic is None else self._traffic.take()
+                self._cluster.metrics_targets = await self._controller.metrics_targets(self.front_door_id, mine, rows)
             await asyncio.sleep(HEARD_EVERY_S)
 
     def _samples(self) -> list[Sample]:
@@ -236,12 +249,6 @@ class FrontDoor:
         return asyncio.run_coroutine_threadsafe(look(), self._loop).result(timeout=SCRAPE_S)
 
 
-def open_log(folder: Path, front_door: str) -> TextIO:
-    """A new log file, written line by line."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return (folder / f"{front_door}.jsonl").open("w", buffering=1, encoding="utf-8")
-
-
 class ControllerHandle:
     """The controller through any Ray handle to it (Serve deployment or actor): who works, and operators' wishes."""
 
@@ -253,9 +260,11 @@ class ControllerHandle:
         found: list[WorkerInfo] = await self._handle.list_workers.remote()
         return found
 
-    async def metrics_targets(self, front_door: str, metrics_address: str) -> MetricsTargets:
-        """Say where this front door's /metrics are; where the controller's and all front doors' are."""
-        targets: MetricsTargets = await self._handle.metrics_targets.remote(front_door, metrics_address)
+    async def metrics_targets(
+        self, front_door: str, metrics_address: str, rows: tuple[TrafficRow, ...]
+    ) -> MetricsTargets:
+        """Say where this front door's /metrics are and what was asked; where the controller's and all others' are."""
+        targets: MetricsTargets = await self._handle.metrics_targets.remote(front_door, metrics_address, rows)
         return targets
 
     async def status(self) -> ControllerStatus:

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from services.core.config import parse
-from services.core.errors import ConfigError, PermissionDeniedError, UnauthenticatedError
+from services.core.errors import ConfigError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from services.frontdoor.config import AuthConfig, KeysFile, Role, TenantLimits
 from services.frontdoor.watched_files import WatchedFiles
 from services.kvcache.block import NO_AUTH_SALT, tenant_salt
@@ -91,6 +91,18 @@ class Authenticator:
         found = self._by_hash.get(hash_key(key.strip()))
         if scheme.lower() != SCHEME or found is None:
             raise UnauthenticatedError("the API key is not known here: send `authorization: Bearer <key>`")
+        return found
+
+    def identities(self, tenant: str) -> list[Identity]:
+        """All keys of a tenant; without authentication everybody's, where the tenant is "".
+
+        Raises:
+            NotFoundError: there is no such tenant.
+        """
+        everybody = [self.check(None)] if self._by_hash is None else list(self._by_hash.values())
+        found = [each for each in everybody if each.tenant == tenant]
+        if not found:
+            raise NotFoundError(f"tenant: there is no tenant {tenant[:80]!r}", kind="tenant", name=tenant)
         return found
 
     def reload(self) -> bool:

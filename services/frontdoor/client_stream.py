@@ -22,6 +22,8 @@ from services.core.errors import (
 from services.core.request import FinishReason, Request, WorkerRef
 from services.core.timeline import MarkKind, Timeline
 from services.frontdoor.stream import TokenStream
+from services.router.decision import Decision
+from services.semcache.gate import Asked
 from services.telemetry.requests import RequestEnd
 
 MAX_PENDING_TOKENS = 4096
@@ -65,6 +67,11 @@ class ClientStream:
         workers: every worker that was given a part of it.
         overdue: timer that ends the stream after its deadline.
         cache: what the cache had: exact, semantic or miss.
+        decision: the placement of its last attempt, where times were predicted.
+        looking: whether the cache may still have something.
+        asked: what to ask the cache; None: it is not asked.
+        trace_id: of the client's call, "" where there is none.
+        hidden: no client's, so that no metric tells of it.
     """
 
     def __init__(
@@ -73,6 +80,9 @@ class ClientStream:
         deadline_ns: int,
         abandon: Callable[[ClientStream], None],
         news: asyncio.Event | None = None,
+        asked: Asked | None = None,
+        trace_id: str = "",
+        hidden: bool = False,
     ) -> None:
         self.request = request
         self.deadline_ns = deadline_ns
@@ -81,6 +91,11 @@ class ClientStream:
         self.workers: list[WorkerRef] = []
         self.overdue: asyncio.TimerHandle | None = None
         self.cache = "miss"
+        self.decision: Decision | None = None
+        self.looking = False
+        self.asked = asked
+        self.trace_id = trace_id
+        self.hidden = hidden
         self._abandon = abandon
         self._pending: list[int] = []
         self._read_index = 0
@@ -97,6 +112,18 @@ class ClientStream:
             await self._wait()
         if not self.workers and self._error is not None:
             raise self._error
+
+    async def looked_up(self) -> None:
+        """Wait until it is known whether the cache answers this request."""
+        while self.looking and not self.ready:
+            await self._wait()
+
+    def found(self, tier: str, looking: bool = False) -> None:
+        """Note what the cache had, and whether it still looks; what came first from a worker stays a miss."""
+        if not self.ready and not self.tokens.next_index:
+            self.cache = tier or "miss"
+        self.looking = looking
+        self._news.set()
 
     @property
     def ready(self) -> bool:
@@ -171,6 +198,9 @@ class ClientStream:
             cached_tokens=self.tokens.cached_tokens,
             finish=finish,
             reason="" if error is None else error.reason,
+            predicted_ms=None if self.decision is None else (self.decision.ttft_ms, self.decision.itl_ms),
+            slo_ms=(self.request.ttft_slo_ms, self.request.tpot_slo_ms),
+            trace_id=self.trace_id,
         )
 
     async def _wait(self) -> None:

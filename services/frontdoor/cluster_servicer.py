@@ -19,19 +19,25 @@ from services.core.errors import (
     UnsupportedError,
 )
 from services.core.wire import MetricsTargets
+from services.frontdoor.cache_calls import CacheCalls
 from services.frontdoor.call import REQUEST_ID_KEY, current_call
 from services.frontdoor.client_stream import RETRY
 from services.frontdoor.interceptor import Context
 from services.frontdoor.link_probes import DEFAULT_PAYLOAD_BYTES, MAX_PAYLOAD_BYTES, LinkProbes
 from services.frontdoor.performer import Performer
+from services.frontdoor.response_cache import ResponseCache
+from services.frontdoor.view_calls import ViewCalls
 from services.pb import cluster_pb2 as pb
 from services.pb import cluster_pb2_grpc
 from services.router.view import WorkerView
+from services.telemetry.recent import RecentRequests, Spread
 
 logger = logging.getLogger(__name__)
 
 NEEDED_ROLES = ("prefill", "decode")
 MAX_REPLICAS = 64
+TTFT_MS, ITL_MS = 1000.0, 100.0
+"""Bounds that the last minute is judged against where the caller names none."""
 MAX_WATCHERS = 32
 POLL_S = 1.0
 """How long the controller may hold one question for events."""
@@ -42,6 +48,7 @@ EVENT_KINDS = {
     EventKind.STOPPING: pb.EVENT_KIND_STOPPING,
     EventKind.DOWN: pb.EVENT_KIND_DOWN,
     EventKind.SCALED: pb.EVENT_KIND_SCALED,
+    EventKind.PLANNED: pb.EVENT_KIND_PLANNED,
 }
 
 Wanted = dict[str, tuple[str, ...]]
@@ -70,6 +77,9 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
     Args:
         model: name of the served model.
         probes: measures links; None where workers cannot be reached.
+        recent: the last minute's requests, where they are kept.
+        view: what is told of placement.
+        cache: what is told of the response cache.
 
     Attributes:
         metrics_targets: where the metrics of controller and front doors are, as far as is known.
@@ -83,12 +93,18 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         cluster_id: str,
         version: str,
         model: str,
+        view: ViewCalls,
+        cache: CacheCalls,
         probes: LinkProbes | None = None,
+        recent: RecentRequests | None = None,
     ) -> None:
         self.metrics_targets = MetricsTargets()
+        self._view = view
+        self._cache = cache
         self._performer = performer
         self._controller = controller
         self._probes = probes
+        self._recent = recent
         self._clock = clock
         self._watchers = 0
         self._about = {
@@ -129,11 +145,28 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             running_requests=self._performer.num_running,
             counters=self._performer.flow.placements | self._performer.flow.moves,
             metrics_address=self.metrics_targets.controller,
+            proposal=self.metrics_targets.proposal,
             front_doors=[
                 pb.FrontDoorStatus(id=front_door, metrics_address=address)
                 for front_door, address in self.metrics_targets.front_doors.items()
             ],
             workers=[self._worker(workers[worker_id]) for worker_id in sorted(workers)],
+            last_minute=self._last_minute(request.ttft_slo_ms or TTFT_MS, request.itl_slo_ms or ITL_MS),
+            response_cache=cache_status(self._performer.lookups.cache),
+        )
+
+    def _last_minute(self, ttft_ms: float, itl_ms: float) -> pb.LastMinute:
+        if self._recent is None:
+            return pb.LastMinute()
+        minute = self._recent.minute(self._clock.now_ns(), ttft_ms, itl_ms)
+        return pb.LastMinute(
+            requests=minute.requests,
+            failed=minute.failed,
+            prompt_tokens=minute.prompt_tokens,
+            cached_tokens=minute.cached_tokens,
+            output_tokens=minute.output_tokens,
+            ttft=spread_message(minute.ttft, ttft_ms),
+            itl=spread_message(minute.itl, itl_ms),
         )
 
     async def DrainWorker(self, request: pb.DrainWorkerRequest, context: Context) -> pb.DrainWorkerResponse:
@@ -194,6 +227,34 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         finally:
             self._watchers -= 1
 
+    async def DumpView(self, request: pb.DumpViewRequest, context: Context) -> pb.DumpViewResponse:
+        """All that placement rests on."""
+        return self._view.dump(list(self.metrics_targets.front_doors))
+
+    async def ExplainPlacement(
+        self, request: pb.ExplainPlacementRequest, context: Context
+    ) -> pb.ExplainPlacementResponse:
+        """Where a request would go."""
+        return await self._view.explain(request)
+
+    async def GetCacheStats(self, request: pb.GetCacheStatsRequest, context: Context) -> pb.GetCacheStatsResponse:
+        """What the response cache holds and did."""
+        return self._cache.stats(list(self.metrics_targets.front_doors))
+
+    async def ExplainCache(self, request: pb.ExplainCacheRequest, context: Context) -> pb.ExplainCacheResponse:
+        """What it would do with a request."""
+        return await self._cache.explain(request)
+
+    async def InvalidateCache(self, request: pb.InvalidateCacheRequest, context: Context) -> pb.InvalidateCacheResponse:
+        """End answers of it."""
+        return self._cache.invalidate(request, list(self.metrics_targets.front_doors))
+
+    async def DeleteCacheEntry(
+        self, request: pb.DeleteCacheEntryRequest, context: Context
+    ) -> pb.DeleteCacheEntryResponse:
+        """End one."""
+        return self._cache.delete(request, list(self.metrics_targets.front_doors))
+
     def _worker(self, worker: WorkerView) -> pb.WorkerStatus:
         report = worker.report
         age_ns = max(self._clock.now_ns() - worker.reported_ns, 0)
@@ -222,6 +283,23 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
             report_age_ms=age_ns // NS_PER_MS,
             dispatches=self._performer.dispatches(report.source),
         )
+
+
+def spread_message(spread: Spread, bound_ms: float) -> pb.LatencySpread:
+    """One spread for the wire."""
+    p50, p90, p99 = spread.quantiles_ms or (0.0, 0.0, 0.0)
+    return pb.LatencySpread(p50_ms=p50, p90_ms=p90, p99_ms=p99, kept=spread.kept, bound_ms=bound_ms)
+
+
+def cache_status(cache: ResponseCache | None) -> pb.ResponseCacheStatus:
+    """The response cache for the wire."""
+    if cache is None:
+        return pb.ResponseCacheStatus()
+    looked, hits = 0, 0
+    for (tier, outcome, *_), count in cache.cache.counts.items():
+        hits += count if outcome == "hit" else 0
+        looked += count if tier == "exact" and outcome in ("hit", "miss") else 0  # every look begins there
+    return pb.ResponseCacheStatus(enabled=True, lookups=looked, hits=hits, entries=len(cache.cache.index))
 
 
 def event_message(event: ClusterEvent) -> pb.WatchEventsResponse:

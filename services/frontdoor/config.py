@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from services.core.config import Strict
 
+MAX_FRONT_DOORS = 16
+"""Front doors of one cluster."""
+
 
 class Role(StrEnum):
     """What a key may do."""
@@ -22,6 +25,20 @@ class TenantLimits(Strict):
     max_running_requests: int | None = Field(None, ge=1, description="Requests in flight; null: the door's own limit.")
     requests_per_s: float | None = Field(None, gt=0, description="Requests a second in the long run; null: any.")
     burst_requests: int = Field(10, ge=1, description="Requests that may come at once before requests_per_s holds.")
+    prompt_tokens_per_s: float | None = Field(
+        None, gt=0, description="Prompt tokens a second in the long run; null: any."
+    )
+    burst_prompt_tokens: int = Field(
+        20_000, ge=1, description="Prompt tokens that may come at once before prompt_tokens_per_s holds."
+    )
+    output_tokens_per_s: float | None = Field(
+        None, gt=0, description="Output tokens a second in the long run; null: any."
+    )
+    burst_output_tokens: int = Field(
+        10_000,
+        ge=1,
+        description="Output tokens that may be asked for at once; those that were not made are given back.",
+    )
 
 
 class AuthConfig(Strict):
@@ -107,8 +124,12 @@ class HttpConfig(Strict):
 class FrontDoorConfig(Strict):
     """One front door replica."""
 
-    replicas: int = Field(1, ge=1, le=16, description="Front door processes of this host; they share both ports.")
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    replicas: int = Field(
+        1, ge=1, le=MAX_FRONT_DOORS, description="Front door processes; those of one host share both ports."
+    )
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; `ray-node`: the one that Ray has for each front door's host."
+    )
     grpc_port: int = Field(50051, ge=0, le=65535, description="gRPC port.")
     http_port: int = Field(8000, ge=0, le=65535, description="HTTP port.")
     reflection: bool = Field(True, description="Serve gRPC reflection.")

@@ -102,6 +102,8 @@ class Converter:
             tenant=identity.tenant,
             deadline_unix_ms=deadline_unix_ms,
             priority=message.priority,
+            ttft_slo_ms=message.ttft_slo_ms if message.HasField("ttft_slo_ms") else None,
+            tpot_slo_ms=message.tpot_slo_ms if message.HasField("tpot_slo_ms") else None,
         )
 
     def prompt(self, message: pb.GenerateRequest | pb.CountTokensRequest) -> tuple[int, ...]:

@@ -18,20 +18,21 @@ from services.frontdoor.layers import Observer, log_end, standard_layers
 from services.frontdoor.limits import TenantLimiter
 from services.frontdoor.servicer import InferenceServicer
 from services.frontdoor.tls import ServerTls
-from services.pb import cluster_pb2, cluster_pb2_grpc, inference_pb2, inference_pb2_grpc
+from services.frontdoor.traces import TraceServicer
+from services.pb import cluster_pb2, cluster_pb2_grpc, inference_pb2, inference_pb2_grpc, trace_pb2, trace_pb2_grpc
 
 MS_PER_S = 1000
 SPARE_CALLS = 256
 """Calls beyond the door's own limit, so that it is the door that refuses, with a reason, and status is always seen."""
 SERVICES = tuple(
     service.full_name
-    for module in (inference_pb2, cluster_pb2)
+    for module in (inference_pb2, cluster_pb2, trace_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 )
 
 
 class GrpcServer:
-    """Inference, Cluster, health and reflection on one port.
+    """Inference, Cluster, Trace, health and reflection on one port.
 
     Args:
         authenticator: who calls; shared with the HTTP door.
@@ -48,6 +49,7 @@ class GrpcServer:
         config: FrontDoorConfig,
         inference: InferenceServicer,
         cluster: ClusterServicer,
+        traces: TraceServicer,
         cluster_id: str,
         authenticator: Authenticator,
         limiter: TenantLimiter,
@@ -59,6 +61,7 @@ class GrpcServer:
         self._config = config
         self._inference = inference
         self._cluster = cluster
+        self._traces = traces
         self._cluster_id = cluster_id
         self._tls = tls
         self._health = health.aio.HealthServicer()
@@ -77,6 +80,7 @@ class GrpcServer:
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(self._inference, server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(self._cluster, server)
+        trace_pb2_grpc.add_TraceServiceServicer_to_server(self._traces, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -13,12 +13,15 @@ from typing import Any, TypeAlias
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from services.core.clock import Clock, WallClock
 from services.core.errors import TriptychError
 from services.frontdoor.config import HttpConfig
 from services.frontdoor.http_errors import BadHttpError, HeadersTooLargeError, SlowRequestError, error_body
 
 ABORT = "triptych.abort"
 """Extension of a scope: a function that drops the connection, whatever the client has not read yet."""
+RECEIVED_NS = "triptych.received_ns"
+"""Extension of a scope: when the first byte of the request was read, on this process's monotonic clock."""
 STOP_S = 2
 LINGER_S = 10.0
 """How long the rest of a body is still taken, and thrown away, after its request was answered."""
@@ -46,6 +49,8 @@ class BoundedConnection(HttpToolsProtocol):
     """
 
     limits: HttpConfig
+    clock: Clock = WallClock()
+    _received_ns = 0
     _timer: asyncio.TimerHandle | None = None
     _in_head = True
     _head_bytes = 0
@@ -77,6 +82,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
+        self._received_ns = self.clock.now_ns()
         super().on_message_begin()
         self._in_head, self._head_bytes = True, 0
         self._wait(self.limits.header_timeout_s)
@@ -85,7 +91,8 @@ class BoundedConnection(HttpToolsProtocol):
         """The headers are there."""
         self._in_head = False
         self._unset()
-        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]  # any name is allowed
+        extensions = {ABORT: self.transport.abort, RECEIVED_NS: self._received_ns}
+        self.scope["extensions"] = extensions  # type: ignore[typeddict-item]  # any name is allowed
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:

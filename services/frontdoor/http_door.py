@@ -12,7 +12,7 @@ from services.core.clock import Clock
 from services.core.errors import InternalError, InvalidRequestError, TooLargeError, TriptychError
 from services.frontdoor.call import current_call, new_call
 from services.frontdoor.config import FrontDoorConfig
-from services.frontdoor.http_connection import App, Message, Receive, Send
+from services.frontdoor.http_connection import RECEIVED_NS, App, Message, Receive, Send
 from services.frontdoor.http_errors import (
     HeadersTooLargeError,
     MediaTypeError,
@@ -48,7 +48,8 @@ class HttpDoor:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         remaining_s = budget_s(headers)
         limits = self._config.default_deadline_s, self._config.max_deadline_s
-        call = new_call(self._clock, route_of(scope["path"]), headers, remaining_s, *limits)
+        received_ns = scope.get("extensions", {}).get(RECEIVED_NS)
+        call = new_call(self._clock, route_of(scope["path"]), headers, remaining_s, *limits, received_ns=received_ns)
         current_call.set(call)
         started = False
 
@@ -56,7 +57,8 @@ class HttpDoor:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", call.request_id.encode())]
+                named = (b"x-request-id", call.request_id.encode()), (b"traceparent", call.trace.header.encode())
+                message["headers"] = [*message.get("headers", ()), *named]
             await send(message)
 
         try:
@@ -78,6 +80,8 @@ class HttpDoor:
             if not started:
                 message = f"request {call.request_id} failed inside the server; its log has the details"
                 await error_response(InternalError(message))(scope, receive, tell)
+        finally:
+            call.over(self._clock.now_ns())
 
     def _check_headers(self, scope: Any) -> None:
         most = self._config.http.max_header_bytes

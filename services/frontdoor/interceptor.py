@@ -53,22 +53,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
         """The method's handler with everything around it; an unknown method gets one that says so."""
+        received_ns = self._clock.now_ns()  # the first that Python hears of a call: its message is read after this
         handler: Any = await continuation(handler_call_details)  # its type knows only handlers that are not async
         name = str(handler_call_details.method)
         if handler is None:
-            return grpc.unary_unary_rpc_method_handler(self._unary(UNKNOWN_METHOD, unknown_method))
+            return grpc.unary_unary_rpc_method_handler(self._unary(UNKNOWN_METHOD, unknown_method, received_ns))
         codecs = decode_or_mark(handler.request_deserializer), handler.response_serializer
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(self._unary(name, handler.unary_unary), *codecs)
+            return grpc.unary_unary_rpc_method_handler(self._unary(name, handler.unary_unary, received_ns), *codecs)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._stream(name, handler.unary_stream), *codecs)
+            return grpc.unary_stream_rpc_method_handler(self._stream(name, handler.unary_stream, received_ns), *codecs)
         plain = handler.request_deserializer, handler.response_serializer
         assert handler.stream_stream is not None, f"{name} takes a stream and answers once; no such method is served"
-        return grpc.stream_stream_rpc_method_handler(self._stream(name, handler.stream_stream), *plain)
+        return grpc.stream_stream_rpc_method_handler(self._stream(name, handler.stream_stream, received_ns), *plain)
 
-    def _unary(self, name: str, method: Method) -> Callable[[Any, Context], Awaitable[Any]]:
+    def _unary(self, name: str, method: Method, received_ns: int) -> Callable[[Any, Context], Awaitable[Any]]:
         async def serve(request: Any, context: Context) -> Any:
-            call = self._begin(name, request, context)
+            call = self._begin(name, request, context, received_ns)
             try:
                 with contextlib.ExitStack() as stack:
                     self._enter(stack, call, request)
@@ -80,9 +81,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return serve
 
-    def _stream(self, name: str, method: Method) -> Callable[[Any, Context], AsyncIterator[Any]]:
+    def _stream(self, name: str, method: Method, received_ns: int) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def serve(request: Any, context: Context) -> AsyncIterator[Any]:
-            call = self._begin(name, request, context)
+            call = self._begin(name, request, context, received_ns)
             try:
                 with contextlib.ExitStack() as stack:
                     self._enter(stack, call, request)
@@ -102,14 +103,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return serve
 
-    def _begin(self, name: str, request: Any, context: Context) -> Call:
+    def _begin(self, name: str, request: Any, context: Context, received_ns: int) -> Call:
         """Name the call; a Generate request without an id gets it here."""
         pairs = context.invocation_metadata() or ()
         metadata = {str(key): value for key, value in pairs if isinstance(value, str)}
         is_generate = isinstance(request, pb.GenerateRequest)
         named = request.request_id if is_generate else ""
         remaining_s = context.time_remaining()
-        call = new_call(self._clock, name, metadata, remaining_s, self._default_deadline_s, self._max_deadline_s, named)
+        limits = self._default_deadline_s, self._max_deadline_s
+        call = new_call(self._clock, name, metadata, remaining_s, *limits, named, received_ns)
+
+        def written(_: Context) -> None:  # its status, which is the last of it
+            call.over(self._clock.now_ns())
+
+        context.add_done_callback(written)  # type: ignore[arg-type]  # the stubs want a class, gRPC any function
         if is_generate and not request.HasField("request_id"):
             request.request_id = metadata.get(REQUEST_ID_KEY) or call.request_id
         current_call.set(call)

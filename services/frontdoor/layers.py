@@ -15,8 +15,9 @@ from typing import TypeAlias
 
 from services.core.clock import NS_PER_MS, Clock
 from services.core.errors import CancelledError, DeadlineError, TriptychError
+from services.core.timeline import MarkKind
 from services.frontdoor.auth import Authenticator
-from services.frontdoor.call import Call
+from services.frontdoor.call import CLIENT_TIMER_NS, Call
 from services.frontdoor.config import Role
 from services.frontdoor.limits import TenantLimiter
 
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 HEALTH = "grpc.health.v1.Health"
 OPEN_PATHS = ("/health", "/livez", "/readyz", "/version", "/metrics", "/openapi.json")
 """Of the HTTP door: for whoever probes, scrapes or reads about the server, without a key."""
-ADMIN_SERVICES = ("triptych.v1.ClusterService",)
+ADMIN_SERVICES = ("triptych.v1.ClusterService", "triptych.v1.TraceService")
 LIMITED_METHODS = (
     *("/triptych.v1.InferenceService/Generate", "/triptych.v1.InferenceService/CountTokens"),
     *("/v1/chat/completions", "/v1/completions"),
@@ -72,7 +73,7 @@ class Observe:
             yield
         except (asyncio.CancelledError, GeneratorExit):
             code = CancelledError.code  # a deadline of the client ends a call in the same way
-            if self._clock.now_ns() >= call.deadline_ns:
+            if self._clock.now_ns() >= call.deadline_ns - CLIENT_TIMER_NS:
                 code = DeadlineError.code
             raise
         except TriptychError as error:
@@ -129,8 +130,15 @@ class Limit:
         if call.method not in LIMITED_METHODS:
             yield
             return
-        with self._limiter.hold(call.identity):
-            yield
+        with self._limiter.hold(call.identity) as hold:
+            call.hold = hold
+            try:
+                yield
+            finally:
+                timelines = [stream.timeline for stream in call.streams]
+                tokens = sum(len(timeline.token_times_ns) for timeline in timelines)
+                began = tokens > 0 or any(each.at_ns(MarkKind.DISPATCHED) is not None for each in timelines)
+                hold.settle(began, tokens)
 
 
 class Deadline:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,9 @@ from pydantic.json_schema import models_json_schema
 from services.core.clock import Clock
 from services.core.errors import InvalidRequestError, ModelNotFoundError
 from services.frontdoor import openai_schema as schema
+from services.frontdoor.beside import beside
 from services.frontdoor.call import Call, current_call
+from services.frontdoor.categories import Categories
 from services.frontdoor.config import HttpConfig
 from services.frontdoor.convert import Converter, ServedModel
 from services.frontdoor.openai_convert import chat_message, completion_messages, in_clients_words
@@ -42,6 +43,7 @@ class OpenAiApi:
         performer: runs requests.
         converter: checks them.
         cache: answers to requests that came before, or None.
+        categories: names what requests are about; None: by the built-in names.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class OpenAiApi:
         clock: Clock,
         limits: HttpConfig,
         cache: ResponseCache | None = None,
+        categories: Categories | None = None,
     ) -> None:
         self._performer = performer
         self._converter = converter
@@ -59,6 +62,7 @@ class OpenAiApi:
         self._clock = clock
         self._limits = limits
         self._cache = cache
+        self._categories = categories or Categories()
         self._created = clock.unix_ms() // MS_PER_S
         self._fingerprint = f"fp_{model.root_of(NO_AUTH_SALT).hex()[:10]}"  # what makes outputs differ is in the root
 
@@ -135,14 +139,15 @@ class OpenAiApi:
         names: Sequence[Mapping[str, str]],
         echo: bool = False,
     ) -> Response:
-        call = current_call.get()
+        call, is_chat = current_call.get(), isinstance(body, schema.ChatCompletionRequest)
+        call.operation = "chat" if is_chat else "text_completion"
         for message in messages:
             message.request_id = call.request_id
             apply_headers(message, call.metadata)
-        # A long prompt is tokenized beside the loop, so that it delays nobody else's tokens.
-        work = await asyncio.to_thread(self._check, call, messages, names, echo)
+        work = await beside(messages, lambda: self._check(call, messages, names, echo))
+        call.charge([request for each in work for request in each.requests])
         asked = await self._asked(call, work) if self._cache is not None and not echo else None
-        is_chat = isinstance(body, schema.ChatCompletionRequest)
+        work = about(work, self._categories.of(call.metadata, asked))
         reply = Reply(
             id=f"{'chatcmpl' if is_chat else 'cmpl'}-{call.request_id}",
             created=self._clock.unix_ms() // MS_PER_S,
@@ -154,7 +159,7 @@ class OpenAiApi:
         return Answer(
             reply,
             work,
-            lambda request, news: self._performer.submit(request, call.received_ns, call.deadline_ns, news, asked),
+            lambda each, news: self._performer.submit(each, call.received_ns, call.deadline_ns, news, asked, call),
             self._model.tokenizer,
             call,
             self._limits,
@@ -176,18 +181,26 @@ class OpenAiApi:
                 request = replace(request, request_id=f"{request.request_id}/{place}")  # no client can send a slash
             requests = choice_requests(request, message.sampling.n or 1)
             work.append(Work(message, requests, self._echo(message, request.prompt) if echo else None))
+        call.tokenized_ns = self._clock.now_ns()
         return work
 
     async def _asked(self, call: Call, work: Sequence[Work]) -> Asked | None:
         """What to ask the cache; several prompts in one call are not cached."""
         if self._cache is None or len(work) != 1:
             return None
-        request = work[0].requests[0]
-        return await asyncio.to_thread(self._cache.asked, work[0].message, request, call.metadata, call.identity)
+        cache, message, request = self._cache, work[0].message, work[0].requests[0]
+        return await beside([message], lambda: cache.asked(message, request, call.metadata, call.identity))
 
     def _echo(self, message: pb.GenerateRequest, ids: tuple[int, ...]) -> Prompt:
         detokenizer = self._model.tokenizer.detokenizer()
         return Prompt(message.prompt or detokenizer.push(ids) + detokenizer.flush(), ids)
+
+
+def about(work: Sequence[Work], category: str) -> list[Work]:
+    """The same prompts, their requests of a category."""
+    return [
+        replace(each, requests=tuple(replace(request, category=category) for request in each.requests)) for each in work
+    ]
 
 
 def streamed(chunk: type[schema.Answer]) -> dict[int | str, dict[str, Any]]:

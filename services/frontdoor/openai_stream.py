@@ -197,7 +197,9 @@ class Answer(Response):
         if not self._show_route:
             return {}
         workers = [worker.worker_id for worker in choices.streams[0].workers]
-        return {"x-cache": choices.streams[0].cache, "x-route": ",".join(dict.fromkeys(workers))}
+        found = {"x-cache": choices.streams[0].cache, "x-route": ",".join(dict.fromkeys(workers))}
+        decision = choices.streams[0].decision
+        return found if decision is None else {**found, "x-route-decision": decision.explanation()}
 
 
 def start_of(headers: dict[str, str]) -> dict[str, Any]:

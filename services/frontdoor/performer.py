@@ -11,6 +11,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from services.core.actions import (
@@ -43,6 +44,7 @@ from services.core.lookup import CacheResult, LookupCache, StoreCache
 from services.core.output import by_request
 from services.core.request import FinishReason, Request, WorkerRef
 from services.core.timeline import MarkKind
+from services.frontdoor.call import CLIENT_TIMER_NS, Call
 from services.frontdoor.client_stream import (
     MAX_PENDING_TOKENS,
     RETRY,
@@ -52,6 +54,7 @@ from services.frontdoor.client_stream import (
     output_error,
     rejection,
 )
+from services.frontdoor.lookups import Lookups
 from services.frontdoor.response_cache import ResponseCache
 from services.frontdoor.sampling import MAX_CHOICES, choice_ids
 from services.frontdoor.stream import GOOD_ENDS
@@ -103,13 +106,14 @@ class Performer:
         self.flow = flow
         self.front_door = front_door
         self.draining = False
-        self.cache = cache
+        self.lookups = Lookups(
+            cache, front_door, clock, self._spawn, self._looked_up, partial(self.submit, hidden=True)
+        )
         self._calls = calls
         self._clock = clock
         self._max_running = max_running
         self._log = log
         self._observer = observer
-        self._asked: dict[str, Asked] = {}
         self._pid = os.getpid()
         self._clocks = WorkerClocks(clock_domain())
         self._streams: dict[str, ClientStream] = {}
@@ -133,12 +137,16 @@ class Performer:
         deadline_ns: int,
         news: asyncio.Event | None = None,
         asked: Asked | None = None,
+        call: Call | None = None,
+        hidden: bool = False,
     ) -> ClientStream:
         """Take a request in.
 
         Args:
             news: set when there is something to read.
             asked: what to ask the cache; None: it is not asked.
+            call: the client's, which is told its outputs.
+            hidden: it is no client's, and no metric tells of it.
 
         Raises:
             UnavailableError: this front door drains.
@@ -148,15 +156,20 @@ class Performer:
         try:
             self._check_room(request)
         except TriptychError as error:
-            self._refused(error.reason)
+            if not hidden:
+                self._refused(error.reason)
             raise
-        stream = ClientStream(request, deadline_ns, self._abandon, news)
+        trace_id = call.trace.trace_id if call else ""
+        stream = ClientStream(request, deadline_ns, self._abandon, news, asked, trace_id, hidden)
         stream.timeline.add(MarkKind.RECEIVED, received_ns, self.front_door, self._pid)
+        if call is not None:
+            call.streams.append(stream)
+            stream.timeline.add(MarkKind.TOKENIZED, call.tokenized_ns or received_ns, self.front_door, self._pid)
         self._streams[request.request_id] = stream
         wait_s = (deadline_ns + DEADLINE_GRACE_NS - self._clock.now_ns()) / NS_PER_S
         stream.overdue = asyncio.get_running_loop().call_later(max(wait_s, 0.0), self._overdue, stream)
         if asked is not None:
-            self._asked[request.request_id] = asked
+            self.lookups.expect(request.request_id, asked)
         self._feed(Submit(self.front_door, request, deadline_ns, cached=asked is not None))
         return stream
 
@@ -189,7 +202,7 @@ class Performer:
         if end is not None and end.reason == STOP_STRING:
             if self._end(stream.request.request_id, None, stream):
                 self._feed(Cancel(self.front_door, stream.request.request_id, FinishReason.STOP, STOP_STRING))
-        elif self._clock.now_ns() >= stream.deadline_ns:
+        elif self._clock.now_ns() >= stream.deadline_ns - CLIENT_TIMER_NS:
             self._give_up(stream, FinishReason.DEADLINE, deadline_error(stream))
         else:
             self._give_up(stream, FinishReason.CANCELLED, CancelledError("the client went away", reason="CLIENT_GONE"))
@@ -210,6 +223,7 @@ class Performer:
         outputs = by_request(item.outputs)
         if item.report is not None:
             self._feed(item.report)
+            self.lookups.observe(self.flow)
         if outputs:
             self._feed(Outputs(item.worker, outputs))
 
@@ -270,45 +284,28 @@ class Performer:
             case CancelRemote():
                 self._spawn(self._cancel_remote(action))
             case LookupCache():
-                self._feed(self._look_up(action.request_id, now))
+                self.lookups.look_up(action.request_id, self._streams.get(action.request_id), now)
             case StoreCache():
-                self._keep(action, now)
+                self.lookups.keep(action, self._streams.get(action.request_id), now)
             case Reject():
-                self._refused(action.reason)
+                if not self._is_hidden(action.request_id):
+                    self._refused(action.reason)
                 self._end(action.request_id, rejection(action))
             case _:
                 raise AssertionError(f"a front door cannot perform {action}")
 
-    def _look_up(self, request_id: str, now: int) -> CacheResult:
-        """What the cache has; a failure of it is a miss."""
-        asked, stream = self._asked.get(request_id), self._streams.get(request_id)
-        if self.cache is None or asked is None or stream is None:
-            return CacheResult(self.front_door, request_id)
-        try:
-            found = self.cache.find(now, self.front_door, request_id, asked)
-        except Exception:
-            logger.exception("the cache failed to look for request %s", request_id)
-            self.cache.count_failure(asked)
-            found = CacheResult(self.front_door, request_id)
-        stream.cache = found.tier or "miss"
-        return found
-
-    def _keep(self, action: StoreCache, now: int) -> None:
-        asked, stream = self._asked.get(action.request_id), self._streams.get(action.request_id)
-        if self.cache is None or asked is None or stream is None:  # the client went away first
-            return
-        try:
-            received_ns = stream.timeline.entries[0].at_ns
-            self.cache.keep(now, asked, action, len(stream.request.prompt), received_ns)
-        except Exception:
-            logger.exception("the cache failed to keep request %s", action.request_id)
-            self.cache.cache.skipped["error"] += 1
+    def _looked_up(self, result: CacheResult) -> None:
+        stream = self._streams.get(result.request_id)
+        if stream is not None and stream.timeline.at_ns(MarkKind.CACHE_ANSWERED) is None:
+            stream.timeline.add(MarkKind.CACHE_ANSWERED, self._clock.now_ns(), self.front_door, self._pid)
+        self._feed(result)
 
     def _dispatch(self, action: Dispatch, now: int) -> None:
         count = self._dispatches[action.to] = self.dispatches(action.to) + 1
         stream = self._streams.get(action.request.request_id)
         if stream is not None:
             stream.timeline.add(stream.dispatch_kind(action.request), now, self.front_door, self._pid)
+            stream.decision = self.flow.explain(action.request.request_id)
             stream.dispatch(action.to, action.request)
         self._spawn(self._submit_remote(action, count))
 
@@ -365,16 +362,20 @@ class Performer:
         if stream is None or (only is not None and stream is not only):
             return False
         del self._streams[request_id]
-        self._asked.pop(request_id, None)
+        self.lookups.forget(request_id)
         if stream.overdue is not None:
             stream.overdue.cancel()
         if stream.timeline.at_ns(MarkKind.FINISHED) is None:
             stream.timeline.add(MarkKind.FINISHED, self._clock.now_ns(), self.front_door, self._pid)
         if error is not None:
             stream.fail(error)
-        if self._observer is not None:
+        if self._observer is not None and not stream.hidden:
             self._observer.ended(stream.ended(error))
         return True
+
+    def _is_hidden(self, request_id: str) -> bool:
+        stream = self._streams.get(request_id)
+        return stream is not None and stream.hidden
 
     def _refused(self, reason: str) -> None:
         if self._observer is not None:

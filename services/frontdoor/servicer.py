@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 
+from services.core.clock import Clock
 from services.core.errors import InvalidRequestError
 from services.core.request import Request
+from services.frontdoor.beside import beside
 from services.frontdoor.call import REQUEST_ID_KEY, Call, current_call
+from services.frontdoor.categories import Categories
 from services.frontdoor.choice_writer import ChoiceWriter, total_usage
 from services.frontdoor.choices import Choices
 from services.frontdoor.config import Role
@@ -20,34 +24,48 @@ from services.frontdoor.slo_headers import slo_headers
 from services.pb import inference_pb2 as pb
 from services.pb import inference_pb2_grpc
 from services.semcache.gate import Asked
+from services.telemetry.tracing import TRACEPARENT
 
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """InferenceService over one performer; errors leave as exceptions of the one tree (see interceptor.py)."""
 
     def __init__(
-        self, performer: Performer, converter: Converter, model: ServedModel, cache: ResponseCache | None = None
+        self,
+        performer: Performer,
+        converter: Converter,
+        model: ServedModel,
+        clock: Clock,
+        cache: ResponseCache | None = None,
+        categories: Categories | None = None,
     ) -> None:
         self._performer = performer
         self._converter = converter
         self._model = model
+        self._clock = clock
         self._cache = cache
+        self._categories = categories or Categories()
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> AsyncIterator[pb.GenerateResponse]:
         """Started, deltas and finished of each output, usage; whatever ends the call early cancels the request."""
         call = current_call.get()
+        call.operation = "chat" if request.messages else "text_completion"
         apply_headers(request, call.metadata)
-        # A long prompt is tokenized beside the loop, so that it delays nobody else's tokens.
-        checked, asked = await asyncio.to_thread(self._check, request, call)
+        checked, asked = await beside([request], lambda: self._check(request, call))
+        requests = choice_requests(checked, request.sampling.n or 1)
+        call.charge(requests)
         choices = Choices(
-            [choice_requests(checked, request.sampling.n or 1)],
-            lambda each, news: self._performer.submit(each, call.received_ns, call.deadline_ns, news, asked),
+            [requests],
+            lambda each, news: self._performer.submit(each, call.received_ns, call.deadline_ns, news, asked, call),
         )
         try:
             await choices.streams[0].dispatched()  # a rejection stays a plain status, which clients may retry
-            told = [(REQUEST_ID_KEY, checked.request_id)]
+            told = [(REQUEST_ID_KEY, checked.request_id), (TRACEPARENT, call.trace.header)]
             if call.metadata.get("x-debug", "").strip().lower() == "route":
+                await choices.streams[0].looked_up()
                 told.append(("x-cache", choices.streams[0].cache))
+                if (decision := choices.streams[0].decision) is not None:
+                    told.append(("x-route-decision", decision.explanation()))
             await context.send_initial_metadata(tuple(told))
             sequence = 0
             async for response in self._responses(choices, request):
@@ -59,9 +77,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     def _check(self, message: pb.GenerateRequest, call: Call) -> tuple[Request, Asked | None]:
         checked = self._converter.request(message, call.deadline_unix_ms, call.identity)
-        if self._cache is None:
-            return checked, None
-        return checked, self._cache.asked(message, checked, call.metadata, call.identity)
+        call.tokenized_ns = self._clock.now_ns()
+        asked = None if self._cache is None else self._cache.asked(message, checked, call.metadata, call.identity)
+        return replace(checked, category=self._categories.of(call.metadata, asked)), asked
 
     async def CountTokens(self, request: pb.CountTokensRequest, context: Context) -> pb.CountTokensResponse:
         """Size of a prompt."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from services.core.block_news import BlockNews
 from services.kvcache.block import num_blocks
 from services.kvcache.block_pool import BlockPool
 from services.kvcache.prefix_cache import PrefixCache
@@ -45,7 +46,8 @@ class BlockManager:
     @property
     def used(self) -> int:
         """Blocks that something refers to."""
-        return self._pool.num_used
+        pool = self._pool
+        return pool.num_blocks - pool.num_free
 
     @property
     def cached(self) -> int:
@@ -89,6 +91,14 @@ class BlockManager:
         blocks += self._take(missing)
         return True
 
+    def extend_each(self, tables: Sequence[list[int]]) -> bool:
+        """One block more for each table, in their order; False, and nothing is done, when there is no room for all."""
+        if len(tables) > self._pool.num_free:
+            return False
+        for blocks, block in zip(tables, self._take(len(tables)), strict=True):
+            blocks.append(block)
+        return True
+
     def pin(self, blocks: Sequence[int]) -> None:
         """One more reference for each block."""
         self._pool.pin(blocks)
@@ -105,6 +115,10 @@ class BlockManager:
         full = min(num_tokens // self.block_size, len(hashes), len(blocks))
         for block, block_hash in zip(blocks[:full], hashes[:full], strict=True):
             self._cache.insert(block_hash, block)
+
+    def news(self, since: int) -> BlockNews | None:
+        """What became findable and what did not stay so after `since` events; see `PrefixCache.news`."""
+        return self._cache.news(since) if self._prefix_caching else None
 
     def _take(self, count: int) -> list[int]:
         blocks = self._pool.take(count)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
 
 
 class BlockPool:
@@ -13,10 +12,13 @@ class BlockPool:
     of the queue is given out first: blocks without a prefix, then the least recently freed. So the queue has three
     parts: blocks that were freed without a prefix, the last one first; those never given out, by number; and those
     with a prefix. The second part is a number alone: a pool costs memory for the blocks that it has given out.
+
+    Attributes:
+        num_free: blocks without a reference, cached ones included.
     """
 
     def __init__(self, num_blocks: int) -> None:
-        self.num_blocks = num_blocks
+        self.num_blocks = self.num_free = num_blocks
         self._refs: list[int] = []  # of blocks that were given out before
         self._plain: list[int] = []  # the last one is the head of the queue
         self._cached: dict[int, None] = {}
@@ -27,14 +29,9 @@ class BlockPool:
         return len(self._cached)
 
     @property
-    def num_free(self) -> int:
-        """Blocks without a reference, cached ones included."""
-        return len(self._plain) + self.num_blocks - len(self._refs) + len(self._cached)
-
-    @property
     def num_used(self) -> int:
         """Blocks with at least one reference."""
-        return len(self._refs) - len(self._plain) - len(self._cached)
+        return self.num_blocks - self.num_free
 
     def free_blocks(self) -> Iterator[int]:
         """Blocks without a reference, next to be given out first."""
@@ -49,6 +46,7 @@ class BlockPool:
     def take(self, count: int) -> list[int]:
         """Give out `count` blocks with one reference each; the caller has checked `num_free`."""
         assert count <= self.num_free, (count, self.num_free)
+        self.num_free -= count
         refs = self._refs
         if count == 1 and self._plain:
             block = self._plain.pop()
@@ -77,6 +75,7 @@ class BlockPool:
         for block in blocks:
             if refs[block] == 0:
                 del self._cached[block]
+                self.num_free -= 1
             refs[block] += 1
 
     def unpin(self, blocks: Sequence[int], *, cached: Sequence[bool]) -> None:
@@ -87,16 +86,20 @@ class BlockPool:
         Args:
             cached: which of the blocks hold a prefix; empty: none does.
         """
-        refs, plain = self._refs, self._plain
-        for block, is_cached in zip(reversed(blocks), reversed(cached) if cached else repeat(False), strict=False):
-            left = refs[block] - 1
-            assert left >= 0, f"block {block} is freed twice"
-            refs[block] = left
-            if not left:
-                if is_cached:
-                    self._cached[block] = None
-                else:
-                    plain.append(block)
+        refs = self._refs
+        for block in blocks:
+            refs[block] -= 1
+        freed = [block for block in reversed(blocks) if not refs[block]]
+        assert len(freed) == len(blocks) or min([refs[block] for block in blocks]) >= 0, f"one is freed twice: {blocks}"
+        if len(set(freed)) < len(freed):  # one that is there twice goes where its last reference does
+            freed = list(dict.fromkeys(reversed(freed)))[::-1]
+        self.num_free += len(freed)
+        if not cached:
+            self._plain += freed
+            return
+        kept = {block for block, is_cached in zip(blocks, cached, strict=True) if is_cached}
+        self._cached.update(dict.fromkeys([block for block in freed if block in kept]))
+        self._plain += [block for block in freed if block not in kept]
 
     def state(self) -> object:
         """Reference counts and the exact queue order."""

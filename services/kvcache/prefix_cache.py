@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from itertools import islice
+
+from services.core.block_news import BlockNews
+
+JOURNAL = 4096
+"""Events that are remembered; whoever has heard of none of them gets a snapshot."""
+NOTHING = -1
+"""Number of the last event for whoever has heard of nothing."""
 
 
 class PrefixCache:
@@ -11,6 +20,8 @@ class PrefixCache:
     def __init__(self) -> None:
         self._block_of: dict[bytes, int] = {}
         self._hash_of: dict[int, bytes] = {}
+        self._journal: deque[tuple[bytes, bool]] = deque(maxlen=JOURNAL)  # says what decides nothing here
+        self._events = 0
 
     def __len__(self) -> int:
         return len(self._block_of)
@@ -34,6 +45,7 @@ class PrefixCache:
             return False
         self._block_of[block_hash] = block
         self._hash_of[block] = block_hash
+        self._note(block_hash, True)
         return True
 
     def evict(self, block: int) -> bool:
@@ -42,7 +54,24 @@ class PrefixCache:
         if block_hash is None:
             return False
         del self._block_of[block_hash]
+        self._note(block_hash, False)
         return True
+
+    def _note(self, block_hash: bytes, findable: bool) -> None:
+        self._journal.append((block_hash, findable))
+        self._events += 1
+
+    def news(self, since: int) -> BlockNews | None:
+        """What came and went after `since` events, or everything where that is not known; None when nothing did."""
+        new = self._events - since
+        if new == 0:
+            return None
+        if since == NOTHING or new > len(self._journal):
+            return BlockNews(0, self._events, b"".join(self._block_of), b"", snapshot=True)
+        last = dict(islice(self._journal, len(self._journal) - new, None))
+        added = b"".join([each for each, findable in last.items() if findable])
+        removed = b"".join([each for each, findable in last.items() if not findable])
+        return BlockNews(since, self._events, added, removed)
 
     def state(self) -> object:
         """Hash by block, in insertion order."""

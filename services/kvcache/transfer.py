@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 from services.core.actions import (
     Action,
@@ -17,7 +19,7 @@ from services.core.actions import (
     WorkerLost,
 )
 from services.core.clock import NS_PER_S
-from services.core.peer import Abort, Ack, Commit, Grant, Offer, Ready, Release, Renew
+from services.core.peer import Abort, Ack, Commit, Grant, Offer, PeerBody, Ready, Release, Renew
 from services.core.request import Discipline, Request, WorkerRef
 from services.kvcache.block_manager import BlockManager
 from services.kvcache.config import TransferConfig
@@ -56,6 +58,16 @@ class Transfers:
         self._links = links
         self._sender = SenderEnd(me, blocks, links, self._out, config)
         self._receiver = ReceiverEnd(me, blocks, links, self._out, config)
+        self._of_peer: dict[type[PeerBody], Callable[[int, WorkerRef, Any], None]] = {
+            Offer: self._offered,
+            Ready: lambda now, _source, body: self._receiver.ready(now, body),
+            Ack: self._acknowledged,
+            Release: self._released,
+            Grant: lambda now, _source, body: self._sender.granted(now, body),
+            Commit: self._commit,
+            Renew: self._renewed,
+            Abort: self._aborted,
+        }
         self._ends: tuple[tuple[str, SenderEnd | ReceiverEnd], ...] = (("out", self._sender), ("in", self._receiver))
 
     # --- what the stages call ---------------------------------------------------------------------------------
@@ -119,8 +131,8 @@ class Transfers:
     def handle(self, now: int, event: Event) -> tuple[list[Action], list[Notice]]:
         """Take a peer's message, the end of a posted operation, a lost link or worker, or the time."""
         match event:
-            case PeerMessage(source=source, body=body):
-                self._peer_message(now, source, body)
+            case PeerMessage():
+                self._of_peer[type(event.body)](now, event.source, event.body)
             case SendDone():
                 self._sender.moved(now, event.transfer_id, event.attempt, event.part, event.error)
             case ReceiveDone():
@@ -141,26 +153,19 @@ class Transfers:
                 raise AssertionError(f"not for transfers: {event}")
         return self._finish(now)
 
-    def _peer_message(self, now: int, source: WorkerRef, body: object) -> None:
-        match body:
-            case Offer():
-                if ("in", body.transfer_id, body.attempt) not in self._tombstones:
-                    self._receiver.offered(now, source, body)
-            case Ready():
-                self._receiver.ready(now, body)
-            case Ack():
-                self._receiver.give(now, body.transfer_id, Input.ACK, "", body.attempt)
-            case Release():
-                self._receiver.give(now, body.transfer_id, Input.RELEASE, "released", body.attempt)
-            case Grant():
-                self._sender.granted(now, body)
-            case Commit():
-                self._commit(now, source, body)
-            case Renew():
-                self._renewed(now, source, body)
-            case Abort():
-                self._sender.aborted(now, source, body)
-                self._receiver.aborted(now, source, body)
+    def _offered(self, now: int, source: WorkerRef, body: Offer) -> None:
+        if ("in", body.transfer_id, body.attempt) not in self._tombstones:
+            self._receiver.offered(now, source, body)
+
+    def _acknowledged(self, now: int, _source: WorkerRef, body: Ack) -> None:
+        self._receiver.give(now, body.transfer_id, Input.ACK, "", body.attempt)
+
+    def _released(self, now: int, _source: WorkerRef, body: Release) -> None:
+        self._receiver.give(now, body.transfer_id, Input.RELEASE, "released", body.attempt)
+
+    def _aborted(self, now: int, source: WorkerRef, body: Abort) -> None:
+        self._sender.aborted(now, source, body)
+        self._receiver.aborted(now, source, body)
 
     def _commit(self, now: int, source: WorkerRef, body: Commit) -> None:
         """A commit of an attempt that is over is answered by how it ended: acknowledged, or refused."""
@@ -240,10 +245,11 @@ class Transfers:
                 end.ended.clear()
             if end.may_bury:
                 end.bury()
-        if not self._leases:
+        if self._next_renew is None:
+            if len(self._leases):
+                self._next_renew = now + self._renew_ns
+        elif not len(self._leases):
             self._next_renew = None
-        elif self._next_renew is None:
-            self._next_renew = now + self._renew_ns
         return self._out.drain()
 
     # --- what others ask --------------------------------------------------------------------------------------
@@ -269,12 +275,15 @@ class Transfers:
 
     def next_wake(self) -> int | None:
         """Time of the next renewal or expiry."""
-        first, expiry = self._next_renew, self._leases.next_expiry()
-        if first is None or (expiry is not None and expiry < first):
-            first = expiry
+        first = self._next_renew
+        if first is not None:  # as long as there are leases
+            expiry = self._leases.next_expiry()
+            if expiry is not None and expiry < first:
+                first = expiry
         for _, end in self._ends:
-            for due_ns in end.posts_due() if len(end) else ():
-                if first is None or due_ns < first:
+            for transfer in end.entries():
+                due_ns = transfer.posts_due_ns
+                if due_ns is not None and (first is None or due_ns < first):
                     first = due_ns
         return first
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from services.core.actions import Action
 from services.core.peer import LinkKey
+from services.core.quick import quick
 from services.core.request import Discipline, Request, WorkerRef
 from services.kvcache.transfer_table import TERMINAL, Effect, Input, Table, TransferState
 
@@ -15,6 +16,7 @@ RETRYABLE = frozenset({"checksum", "link_lost"})
 """Reasons after which another attempt may succeed."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Offered:
     """Receiver: a request waits for blocks."""
@@ -32,6 +34,7 @@ class OfferDropped:
     reason: str
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Committed:
     """Receiver: the KV of `num_tokens` tokens is in `blocks`; the stage owns blocks and request from here on."""

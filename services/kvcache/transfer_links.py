@@ -78,9 +78,10 @@ class LinkBook:
 
     def _close_former(self, peer: WorkerRef) -> None:
         """A peer speaks: earlier processes of its name are dead, however quietly they went."""
-        if self._newest.get(peer.worker_id) == peer.incarnation:
-            return
+        known = self._newest.get(peer.worker_id)
         self._newest[peer.worker_id] = peer.incarnation
+        if known is None or known == peer.incarnation:  # of a name that never spoke nothing is here
+            return
         ends = [end for link in self._open for end in (link.sender, link.receiver)]
         for former in dict.fromkeys([*ends, *self._epochs]):
             if former.worker_id == peer.worker_id and former.incarnation != peer.incarnation:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from services.core.actions import DISCARD, PostReceive, SendPeer
 from services.core.clock import NS_PER_S
 from services.core.peer import Abort, Commit, Grant, LinkKey, Offer, Ready
@@ -54,9 +56,7 @@ class ReceiverEnd:
                 Effect.TELL_ABORT: lambda now, t: self._tell(t, Abort(t.transfer_id, t.attempt, t.reason)),
                 Effect.HAND_OVER: lambda now, t: self._hand_over(t),
                 Effect.NOTIFY_DROPPED: lambda now, t: self._out.notices.append(OfferDropped(t.transfer_id, t.reason)),
-                Effect.REVOKE: lambda now, t: self._out.notices.append(
-                    Revoked(t.request.request_id, t.request.attempt, t.reason)
-                ),
+                Effect.REVOKE: lambda now, t: self._revoke(t),
             },
         )
 
@@ -196,9 +196,9 @@ class ReceiverEnd:
         """All entries, oldest first."""
         return list(self._transfers.values())
 
-    def posts_due(self) -> list[int]:
-        """When links are given up whose operations should have ended before."""
-        return [each.posts_due_ns for each in self._transfers.values() if each.posts_due_ns is not None]
+    def entries(self) -> Iterable[Transfer]:
+        """The same, as long as none comes or goes."""
+        return self._transfers.values()
 
     def bury(self) -> None:
         """Drop entries that are over."""
@@ -277,6 +277,12 @@ class ReceiverEnd:
 
     def _want_unpin(self, transfer: Transfer) -> None:
         transfer.unpin_wanted = True
+
+    def _revoke(self, transfer: Transfer) -> None:
+        """Embeddings are of use whoever sent them; a decode that goes on elsewhere is not."""
+        request = transfer.request
+        if request.prefill_on is None:
+            self._out.notices.append(Revoked(request.request_id, request.attempt, transfer.reason))
 
     def _tell_grant(self, transfer: Transfer) -> None:
         assert transfer.link is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from services.core.actions import PostSend, SendPeer
 from services.core.clock import NS_PER_S
 from services.core.peer import Abort, Ack, Grant, LinkKey, Offer, Ready, Release
@@ -22,8 +24,9 @@ from services.kvcache.transfer_table import SENDER, TERMINAL, Effect, Input, Tra
 
 
 def transfer_id_of(request: Request) -> str:
-    """A transfer is named after the dispatch it serves."""
-    return f"{request.request_id}/{request.attempt}"
+    """A transfer is named after the dispatch it serves, and where it brings embeddings after the first image, too."""
+    name = f"{request.request_id}/{request.attempt}"
+    return name if request.prefill_on is None else f"{name}/images-{request.shards[0].first}"
 
 
 class SenderEnd:
@@ -184,9 +187,9 @@ class SenderEnd:
         """All entries, oldest first."""
         return list(self._transfers.values())
 
-    def posts_due(self) -> list[int]:
-        """When links are given up whose operations should have ended before."""
-        return [each.posts_due_ns for each in self._transfers.values() if each.posts_due_ns is not None]
+    def entries(self) -> Iterable[Transfer]:
+        """The same, as long as none comes or goes."""
+        return self._transfers.values()
 
     def bury(self) -> None:
         """Drop entries that are over."""

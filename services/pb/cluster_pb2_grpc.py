@@ -61,6 +61,36 @@ class ClusterServiceStub:
                 request_serializer=services_dot_pb_dot_cluster__pb2.ProbeLinksRequest.SerializeToString,
                 response_deserializer=services_dot_pb_dot_cluster__pb2.ProbeLinksResponse.FromString,
                 _registered_method=True)
+        self.DumpView = channel.unary_unary(
+                '/triptych.v1.ClusterService/DumpView',
+                request_serializer=services_dot_pb_dot_cluster__pb2.DumpViewRequest.SerializeToString,
+                response_deserializer=services_dot_pb_dot_cluster__pb2.DumpViewResponse.FromString,
+                _registered_method=True)
+        self.ExplainPlacement = channel.unary_unary(
+                '/triptych.v1.ClusterService/ExplainPlacement',
+                request_serializer=services_dot_pb_dot_cluster__pb2.ExplainPlacementRequest.SerializeToString,
+                response_deserializer=services_dot_pb_dot_cluster__pb2.ExplainPlacementResponse.FromString,
+                _registered_method=True)
+        self.GetCacheStats = channel.unary_unary(
+                '/triptych.v1.ClusterService/GetCacheStats',
+                request_serializer=services_dot_pb_dot_cluster__pb2.GetCacheStatsRequest.SerializeToString,
+                response_deserializer=services_dot_pb_dot_cluster__pb2.GetCacheStatsResponse.FromString,
+                _registered_method=True)
+        self.ExplainCache = channel.unary_unary(
+                '/triptych.v1.ClusterService/ExplainCache',
+                request_serializer=services_dot_pb_dot_cluster__pb2.ExplainCacheRequest.SerializeToString,
+                response_deserializer=services_dot_pb_dot_cluster__pb2.ExplainCacheResponse.FromString,
+                _registered_method=True)
+        self.InvalidateCache = channel.unary_unary(
+                '/triptych.v1.ClusterService/InvalidateCache',
+                request_serializer=services_dot_pb_dot_cluster__pb2.InvalidateCacheRequest.SerializeToString,
+                response_deserializer=services_dot_pb_dot_cluster__pb2.InvalidateCacheResponse.FromString,
+                _registered_method=True)
+        self.DeleteCacheEntry = channel.unary_unary(
+                '/triptych.v1.ClusterService/DeleteCacheEntry',
+                request_serializer=services_dot_pb_dot_cluster__pb2.DeleteCacheEntryRequest.SerializeToString,
+                response_deserializer=services_dot_pb_dot_cluster__pb2.DeleteCacheEntryResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServiceServicer:
@@ -108,6 +138,54 @@ class ClusterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DumpView(self, request, context):
+        """DumpView tells all that placement rests on at the front door that answers: workers' reports, its own reservations
+        since, and what its estimators have learned. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainPlacement(self, request, context):
+        """ExplainPlacement says where a request would go now, and why: what is predicted of each candidate, what excludes the
+        others, and whether the request would be taken. Nothing is dispatched, reserved or counted. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCacheStats(self, request, context):
+        """GetCacheStats tells what one front door's response cache holds and did since it began. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainCache(self, request, context):
+        """ExplainCache says what the response cache would do with a request: its key, the policy that holds, and the nearest
+        answers with the reason why each is given or not. Nothing is counted, and no answer is told. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InvalidateCache(self, request, context):
+        """InvalidateCache ends answers of the response cache, or only counts them. Answers that are being computed meanwhile
+        are not kept either. Where front doors share answers, all of them forget these; where they do not, only the one
+        that answers does, and the others are to be asked too, over connections of their own. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCacheEntry(self, request, context):
+        """DeleteCacheEntry ends one answer, or marks it as wrong, so that it is not kept again before it would have expired.
+        It reaches other front doors as InvalidateCache does. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -135,6 +213,36 @@ def add_ClusterServiceServicer_to_server(servicer, server):
                     servicer.ProbeLinks,
                     request_deserializer=services_dot_pb_dot_cluster__pb2.ProbeLinksRequest.FromString,
                     response_serializer=services_dot_pb_dot_cluster__pb2.ProbeLinksResponse.SerializeToString,
+            ),
+            'DumpView': grpc.unary_unary_rpc_method_handler(
+                    servicer.DumpView,
+                    request_deserializer=services_dot_pb_dot_cluster__pb2.DumpViewRequest.FromString,
+                    response_serializer=services_dot_pb_dot_cluster__pb2.DumpViewResponse.SerializeToString,
+            ),
+            'ExplainPlacement': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainPlacement,
+                    request_deserializer=services_dot_pb_dot_cluster__pb2.ExplainPlacementRequest.FromString,
+                    response_serializer=services_dot_pb_dot_cluster__pb2.ExplainPlacementResponse.SerializeToString,
+            ),
+            'GetCacheStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCacheStats,
+                    request_deserializer=services_dot_pb_dot_cluster__pb2.GetCacheStatsRequest.FromString,
+                    response_serializer=services_dot_pb_dot_cluster__pb2.GetCacheStatsResponse.SerializeToString,
+            ),
+            'ExplainCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainCache,
+                    request_deserializer=services_dot_pb_dot_cluster__pb2.ExplainCacheRequest.FromString,
+                    response_serializer=services_dot_pb_dot_cluster__pb2.ExplainCacheResponse.SerializeToString,
+            ),
+            'InvalidateCache': grpc.unary_unary_rpc_method_handler(
+                    servicer.InvalidateCache,
+                    request_deserializer=services_dot_pb_dot_cluster__pb2.InvalidateCacheRequest.FromString,
+                    response_serializer=services_dot_pb_dot_cluster__pb2.InvalidateCacheResponse.SerializeToString,
+            ),
+            'DeleteCacheEntry': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCacheEntry,
+                    request_deserializer=services_dot_pb_dot_cluster__pb2.DeleteCacheEntryRequest.FromString,
+                    response_serializer=services_dot_pb_dot_cluster__pb2.DeleteCacheEntryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -274,6 +382,168 @@ class ClusterService:
             '/triptych.v1.ClusterService/ProbeLinks',
             services_dot_pb_dot_cluster__pb2.ProbeLinksRequest.SerializeToString,
             services_dot_pb_dot_cluster__pb2.ProbeLinksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DumpView(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.ClusterService/DumpView',
+            services_dot_pb_dot_cluster__pb2.DumpViewRequest.SerializeToString,
+            services_dot_pb_dot_cluster__pb2.DumpViewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainPlacement(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.ClusterService/ExplainPlacement',
+            services_dot_pb_dot_cluster__pb2.ExplainPlacementRequest.SerializeToString,
+            services_dot_pb_dot_cluster__pb2.ExplainPlacementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCacheStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.ClusterService/GetCacheStats',
+            services_dot_pb_dot_cluster__pb2.GetCacheStatsRequest.SerializeToString,
+            services_dot_pb_dot_cluster__pb2.GetCacheStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.ClusterService/ExplainCache',
+            services_dot_pb_dot_cluster__pb2.ExplainCacheRequest.SerializeToString,
+            services_dot_pb_dot_cluster__pb2.ExplainCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InvalidateCache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.ClusterService/InvalidateCache',
+            services_dot_pb_dot_cluster__pb2.InvalidateCacheRequest.SerializeToString,
+            services_dot_pb_dot_cluster__pb2.InvalidateCacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCacheEntry(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/triptych.v1.ClusterService/DeleteCacheEntry',
+            services_dot_pb_dot_cluster__pb2.DeleteCacheEntryRequest.SerializeToString,
+            services_dot_pb_dot_cluster__pb2.DeleteCacheEntryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,27 +8,32 @@ from services.core.actions import Action, Submit
 from services.core.output import StepTokens
 from services.core.request import Discipline, Request
 from services.core.timeline import MarkKind
+from services.kvcache.block_manager import BlockManager
 from services.kvcache.transfer import Transfers
-from services.kvcache.transfer_entry import HandedOff, HandoffFailed
+from services.kvcache.transfer_entry import Committed, HandedOff, HandoffFailed, OfferDropped, Offered
 from services.kvcache.transfer_sender import transfer_id_of
 from services.prefill.config import PrefillConfig
 from services.prefill.handoff import HandoffQueue
-from services.scheduling.host import PREFILL, StageEvent
+from services.prefill.images import Gathering, ImageIntake
 from services.scheduling.mixed import MixedScheduler
 from services.scheduling.outputs import StepOutputs, refuse
 from services.scheduling.progress import Admitted, Sampled, Stepping
+from services.scheduling.stages import PREFILL, StageEvent
 from services.scheduling.waiting import RequestState
 
 
 class PrefillStage:
     """Prompts of one worker. A request without `handoff_to` is decoded here too (colocated)."""
 
-    def __init__(self, config: PrefillConfig, scheduler: MixedScheduler, transfers: Transfers, block_size: int) -> None:
+    def __init__(
+        self, config: PrefillConfig, scheduler: MixedScheduler, blocks: BlockManager, transfers: Transfers
+    ) -> None:
         self._config = config
         self._scheduler = scheduler
         self._transfers = transfers
-        self._block_size = block_size
+        self._block_size = blocks.block_size
         self._handoffs = HandoffQueue()
+        self._images = ImageIntake(config.max_image_block_share, blocks, transfers)
 
     def handle(self, now: int, event: StageEvent) -> list[Action]:
         """A new prompt, blocks for one, a step with one, or the end of a hand-off."""
@@ -45,6 +50,15 @@ class PrefillStage:
                 return []
             case HandoffFailed():
                 return self._failed(now, event)
+            case Offered():
+                self._images.offered(event)
+                return []
+            case OfferDropped():
+                self._images.dropped(event.transfer_id)
+                return []
+            case Committed():
+                self._gathered(self._images.committed(event, transfer_id_of(event.request)))
+                return []
         raise AssertionError(f"not for the prefill stage: {event}")
 
     def advance(
@@ -67,45 +81,74 @@ class PrefillStage:
     def _finished(self, now: int, state: RequestState) -> list[Action]:
         """An early grant is given back when there is nothing to hand off."""
         actions = self._transfers.release(now, transfer_id_of(state.request)) if state.pinned else []
-        self._scheduler.remove(state)
+        self._remove(state)
         return actions
 
+    def _remove(self, state: RequestState) -> None:
+        """A request is over here, and so is the need of its embeddings."""
+        self._scheduler.remove(state)
+        if state.request.shards:
+            self._images.drop(state.request.request_id)
+
     def pump(self, now: int) -> list[Action]:
-        """Prompts are admitted by the scheduler alone."""
-        return []
+        """Prompts are admitted by the scheduler alone; embeddings have to be asked for."""
+        return self._images.pump(now) if len(self._images) else []
 
     def drop(self, request_id: str) -> Request | None:
-        """Forget a hand-off; its transfer was cancelled."""
-        return self._handoffs.pop(request_id)
+        """Forget a hand-off, whose transfer was cancelled, or a prompt that waits for embeddings."""
+        waits = self._images.drop(request_id)
+        return self._handoffs.pop(request_id) or waits
 
     def held(self) -> list[Request]:
-        """Requests that are being handed off."""
-        return self._handoffs.requests()
+        """Requests that are being handed off, or wait for embeddings."""
+        return self._handoffs.requests() + self._images.requests() if len(self._images) else self._handoffs.requests()
 
     def find(self, request_id: str) -> Request | None:
         """One of them."""
-        return self._handoffs.get(request_id)
+        return self._handoffs.get(request_id) or self._images.find(request_id)
 
     def pressure(self) -> tuple[int, str]:
-        """Prompts wait in the scheduler alone."""
-        return 0, ""
+        """Prompts that wait for embeddings; all others wait in the scheduler."""
+        waiting = len(self._images)
+        return waiting, "" if not waiting else "blocks" if self._images.waits_for_room else "images"
 
     def counts(self) -> Mapping[str, int]:
         """Refusals are counted where they end requests."""
         return {}
 
+    def owners(self) -> list[list[int]]:
+        """Blocks of embeddings."""
+        return self._images.owners()
+
     def state(self) -> object:
-        """Ids of the requests that are being handed off."""
-        return {"handoffs": [request.request_id for request in self._handoffs.requests()]}
+        """Ids of the requests that are being handed off, and embeddings."""
+        handoffs = [request.request_id for request in self._handoffs.requests()]
+        return {"handoffs": handoffs, "images": self._images.state()}
 
     def _submit(self, now: int, event: Submit) -> list[Action]:
         request = event.request
         if self._scheduler.num_waiting >= self._config.max_waiting_requests:
             return [refuse(request, "OVERLOADED", f"{self._scheduler.num_waiting} requests wait on this worker")]
-        state = RequestState(request, PREFILL, list(request.known_tokens), now, event.deadline_ns)
-        state.mark(MarkKind.QUEUED, now)
-        self._scheduler.add(state)
+        if request.shards:
+            self._images.add(now, event)
+        else:
+            self._queue(now, event)
         return []
+
+    def _queue(self, arrived_ns: int, event: Submit) -> None:
+        """Everything that the prompt needs is here."""
+        request = event.request
+        state = RequestState(request, PREFILL, list(request.known_tokens), arrived_ns, event.deadline_ns)
+        state.mark(MarkKind.QUEUED, arrived_ns)
+        self._scheduler.add(state)
+
+    def embedded(self, now: int, request: Request, first: int, blocks: list[int]) -> None:
+        """A shard was encoded on this worker; its blocks are ours from here on."""
+        self._gathered(self._images.embedded(request, first, blocks))
+
+    def _gathered(self, found: Gathering | None) -> None:
+        if found is not None:
+            self._queue(found.arrived_ns, found.submit)
 
     def _offer_early(self, now: int, state: RequestState) -> list[Action]:
         """Early grants are asked for as soon as the prompt has its blocks here."""
@@ -138,7 +181,7 @@ class PrefillStage:
             actions = self._transfers.offer(
                 now, request, state.blocks, state.num_computed, request.handoff_to, Discipline.LATE, token
             )
-        self._scheduler.remove(state)
+        self._remove(state)
         return actions
 
     def _failed(self, now: int, event: HandoffFailed) -> list[Action]:
@@ -147,7 +190,7 @@ class PrefillStage:
         state = self._scheduler.get(event.request_id)
         if state is not None:
             request = state.request
-            self._scheduler.remove(state)
+            self._remove(state)
         if request is None:
             return []
         return [refuse(request, "KV_TRANSFER_FAILED", f"the KV hand-off failed: {event.reason}", state)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.core.config import CostConfig
 from services.core.registry import Registry
 from services.core.request import Request
 from services.router.view import WorkerView
@@ -18,6 +19,7 @@ class Placement:
     role: str
     request: Request
     stale_report_ns: int
+    cost: CostConfig
 
 
 Filter = Callable[[Placement, WorkerView], bool]

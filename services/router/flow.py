@@ -26,16 +26,17 @@ from services.core.clock import NS_PER_S
 from services.core.lookup import CacheResult
 from services.core.request import Discipline, FinishReason, Request, WorkerRef
 from services.router.config import RouterConfig
-from services.router.local_prefill import LOCAL_PREFILL, LocalQuestion
-from services.router.looking import Looking, offer, replay
-from services.router.profiles import NoCandidate, Profile
-from services.router.retry import REFUSALS, count_move, may_move, next_attempt
+from services.router.decision import Decision
+from services.router.holding import Holding
+from services.router.looking import Looking, offer
+from services.router.placing import Placed, Placing
+from services.router.profiles import NoCandidate
+from services.router.retry import REFUSALS, cancel_remote, count_move, failure, may_move, next_attempt
 from services.router.running import GOOD_ENDS, Running
-from services.router.view import ClusterView, ViewBuilder, WorkerView
+from services.router.view import ClusterView
 
 RETRY_AFTER_MS = 1000
 """What a client is told to wait when a worker is missing: about one restart."""
-
 LOOK_EVERY_NS = NS_PER_S // 2
 """How often silent workers are looked for while requests run."""
 
@@ -53,17 +54,15 @@ class RequestFlow:
         self._front_door = front_door
         self._config = config
         self._block_size = block_size
-        self._move_silent_ns = int(config.move_silent_s * NS_PER_S)
-        self._profile = Profile(config)
-        self._local_prefill = LOCAL_PREFILL.get(config.local_prefill)
-        self._builder = ViewBuilder()
+        self._placing = Placing(front_door, config, block_size)
+        self._holding = Holding(config.admission)
         self._running: dict[str, Running] = {}
         self._attempts = 0
         self._looked_ns = 0
         self._awake_since_ns = 0
         self._moves: Counter[str] = Counter()
         self._placements: Counter[str] = Counter()
-        self._looking = Looking()
+        self.looking = Looking()
         self._waiting: dict[str, None] = {}  # requests without a worker, those that waited longest first
         self._times: list[tuple[int, str]] = []  # heap of deadlines and ends of waits, and of some that are over
 
@@ -71,24 +70,27 @@ class RequestFlow:
         """One event in, the actions it causes out."""
         match event:
             case WorkerReport():
-                replaced = self._builder.report(now, event)
+                replaced = self._placing.report(now, event)
                 actions = self._lost(now, replaced, "it was replaced") if replaced else []
-                return actions + self._place_waiting(now) if self._waiting else actions
+                if self._waiting:
+                    actions += self._place_waiting(now)
+                return actions + self._take_held(now) if len(self._holding.queue) else actions
             case Outputs():
                 return [action for output in event.outputs for action in self._output(now, event.source, output)]
             case Submit():
-                return self._looking.start(event) if event.cached else self._submit(now, event)
+                return self.looking.start(event) if event.cached else self._submit(now, event)
             case CacheResult():
                 return self._looked_up(now, event)
             case Cancel():
                 return self._cancel(event)
             case WorkerLost():
-                self._builder.lost(event.worker)
+                self._placing.lost(event.worker)
                 return self._lost(now, event.worker, event.reason)
             case StreamGap():
                 return self._gap(now, event.worker)
             case Tick():
-                return self._expire(now) + self._leave_silent(now)
+                actions = self._expire(now) + self._leave_silent(now)
+                return actions + self._take_held(now) if len(self._holding.queue) else actions
         raise AssertionError(f"not for the request flow: {event}")
 
     def _next_attempt(self) -> int:
@@ -97,68 +99,67 @@ class RequestFlow:
         return self._attempts
 
     def _looked_up(self, now: int, event: CacheResult) -> list[Action]:
-        submit = self._looking.take(event.request_id)
-        if submit is None:
-            return []
-        return replay(event, self._next_attempt()) if event.token_ids else self._submit(now, submit)
+        submit = self.looking.take(event.request_id)
+        if submit is not None and not event.token_ids:
+            return self.looking.placed(event, self._submit(now, submit))
+        running = self._running.get(event.request_id)
+        actions = self.looking.answer(event, submit is not None, running, self._next_attempt)
+        if actions:
+            self._drop(event.request_id)
+        return actions
 
     # --- place and dispatch -----------------------------------------------------------------------------------
 
     def _submit(self, now: int, event: Submit) -> list[Action]:
         if not self._running:
             self._looked_ns = now
-        request = replace(event.request, front_door=self._front_door, attempt=self._next_attempt())
-        running = Running(request, event.deadline_ns, cached=event.cached)
+        running = Running(event.request, event.deadline_ns, cached=event.cached)
         found = self._place(now, running)
         if isinstance(found, NoCandidate):
             return [Reject(event.request.request_id, "UnavailableError", "NO_WORKERS", str(found), RETRY_AFTER_MS)]
-        self._running[event.request.request_id] = running
-        self._expect(event.request.request_id, running.deadline_ns)
-        return [self._dispatch(running, *found)]
+        objectives = self._placing.objectives(event.request)
+        name, why = event.request.request_id, self._holding.refusal(running, found.decision, objectives)
+        if why is not None:
+            return [Reject(name, "OverloadedError", why.reason, why.message, why.retry_after_ms)]
+        self._running[name] = running
+        self._expect(name, running.deadline_ns)
+        self._holding.enter(running)
+        if not len(self._holding.queue) and not self._holding.must_wait(found.decision):
+            return self._dispatch(now, running, found)
+        self._holding.hold(now, running, found.decision, objectives[0])
+        return self._take_held(now)
 
-    def _place(
-        self, now: int, running: Running, refused: list[WorkerRef] | None = None
-    ) -> tuple[WorkerView, WorkerView, str] | NoCandidate:
-        """Workers for both roles, and why so."""
-        view = self._builder.snapshot()
-        refused = running.refused if refused is None else refused
+    def _take_held(self, now: int) -> list[Action]:
+        """Dispatch those whose turn it is, as long as some worker has little enough to do."""
+        actions: list[Action] = []
+        while (request_id := self._holding.queue.head()) is not None:
+            running = self._running[request_id]
+            found = self._place(now, running)
+            if isinstance(found, NoCandidate) or self._holding.must_wait(found.decision):
+                break
+            actions += self._dispatch(now, running, found)
+        return actions
+
+    def _place(self, now: int, running: Running, refused: list[WorkerRef] | None = None) -> Placed | NoCandidate:
         avoided = running.failed + self._silent(now)
-        prefill = self._profile.place(now, view, "prefill", running.request, refused, avoided, running.cached_on)
-        # A worker of both roles decodes its own prompts: there is nothing to hand off.
-        if not isinstance(prefill, NoCandidate) and "decode" in prefill.report.roles:
-            return prefill, prefill, "colocated"
-        decode = self._profile.place(now, view, "decode", running.request, refused, avoided)
-        if isinstance(decode, NoCandidate):
-            return decode
-        known = None if isinstance(prefill, NoCandidate) else prefill
-        reason = self._why_local(running.request, known, decode)
-        if reason is not None:
-            return decode, decode, f"local_prefill/{reason}"
-        return prefill if isinstance(prefill, NoCandidate) else (prefill, decode, "handoff")
+        return self._placing.place(now, running, running.refused if refused is None else refused, avoided)
 
-    def _why_local(self, request: Request, prefill: WorkerView | None, decode: WorkerView) -> str | None:
-        """Why the decode worker should compute the prompt itself, if it should and can."""
-        if "prefill" not in decode.report.stages:
-            return None
-        config = self._config
-        return self._local_prefill(
-            LocalQuestion(len(request.known_tokens), prefill, decode, config.cost, config.local_prefill_max_tokens)
-        )
-
-    def _dispatch(self, running: Running, prefill: WorkerView, decode: WorkerView, placement: str) -> Action:
-        target = decode.worker
+    def _dispatch(self, now: int, running: Running, placed: Placed) -> list[Action]:
+        request = running.request
+        running.attempt = running.attempt or self._next_attempt()
         running.request = replace(
-            running.request,
-            handoff_to=None if target == prefill.worker else target,
-            discipline=self._discipline(running.request),
+            request,
+            front_door=self._front_door,
+            attempt=running.attempt,
+            handoff_to=None if placed.decode == placed.prefill else placed.decode,
+            discipline=self._discipline(request),
         )
-        running.prefill, running.decode, running.waits_until_ns = prefill.worker, target, None
-        running.cached_on = prefill.worker
         self._waiting.pop(running.request.request_id, None)
-        self._builder.dispatched(prefill.worker, len(running.request.known_tokens))
-        self._builder.reserve_decode(target, 1)
-        self._placements[placement] += 1
-        return Dispatch(prefill.worker, running.request, placement)
+        self._holding.dispatched(running)
+        self._placing.dispatched(now, running, placed)
+        self._placements[placed.path] += 1
+        encode = self._placing.spread_images(now, running) if running.request.images else ()
+        return [*encode, Dispatch(placed.prefill, running.request, placed.path)]
 
     def _discipline(self, request: Request) -> Discipline:
         """Splitwise: long prompts are sent while they are computed, short ones when they are done."""
@@ -168,41 +169,38 @@ class RequestFlow:
     def _place_waiting(self, now: int) -> list[Action]:
         """A worker reported: perhaps one that a request waits for."""
         actions: list[Action] = []
-        for request_id in list(self._waiting):
-            running = self._running[request_id]
+        for running in [self._running[request_id] for request_id in self._waiting]:
             found = self._place(now, running)
             if not isinstance(found, NoCandidate):
-                actions.append(self._dispatch(running, *found))
+                actions += self._dispatch(now, running, found)
         return actions
 
     # --- follow -----------------------------------------------------------------------------------------------
 
     def _output(self, now: int, source: WorkerRef, output: RequestOutput) -> list[Action]:
         running = self._running.get(output.request_id)
-        if running is None or output.attempt != running.request.attempt:
+        if running is None or output.attempt != running.attempt:
             # Late words of a worker that was given up: whatever it still does for this attempt is in vain.
             late = CancelRemote(source, output.request_id, FinishReason.CANCELLED, "stale_attempt", output.attempt)
             return [] if output.finish is not None else [late]
         if may_move(output):
             return self._failed(now, source, running, output)
-        if not running.decoding and (source == running.decode != running.prefill or output.finish):
-            self._decodes(running)
+        if not running.decoding and (source == running.decode or output.finish):
+            self._placing.decodes(now, running, source, output)
+        if running.owes and source == running.prefill:
+            self._placing.computed(now, running, output)
         running.take(output)
+        self._holding.counters.output(running.request.tenant, len(output.token_ids))
         actions: list[Action] = [Emit(output.request_id, (output,))]
         if output.finish not in (None, *GOOD_ENDS):
             self._drop(output.request_id)
             others = [worker for worker in running.workers if worker != source]
             actions += cancel_remote(others, running.request, output.reason)
         elif running.complete:
+            self._placing.ended(now, running)
             self._drop(output.request_id)
             return offer(running) + actions  # kept before the front door forgets the request
         return actions
-
-    def _decodes(self, running: Running) -> None:
-        """From here on, reports of its worker count it."""
-        running.decoding = True
-        if running.decode is not None:
-            self._builder.reserve_decode(running.decode, -1)
 
     # --- move -------------------------------------------------------------------------------------------------
 
@@ -256,8 +254,7 @@ class RequestFlow:
         return actions
 
     def _silent(self, now: int) -> list[WorkerRef]:
-        since = now - self._move_silent_ns
-        return self._builder.silent(since) if self._awake_since_ns <= since else []
+        return self._placing.silent(now, self._awake_since_ns)
 
     def _move(
         self, now: int, running: Running, reason: str, cancel: list[WorkerRef], end: RequestOutput
@@ -271,7 +268,7 @@ class RequestFlow:
             return self._give_up(running, end, cancel)
         self._moves[label] += 1
         actions: list[Action] = list(cancel_remote(cancel, running.request, reason))
-        self._release(running)
+        self._placing.release(running)
         running.leave(next_attempt(running, self._next_attempt(), self._block_size))
         found = self._place(now, running)
         if isinstance(found, NoCandidate):
@@ -279,7 +276,7 @@ class RequestFlow:
             self._waiting[running.request.request_id] = None
             self._expect(running.request.request_id, running.waits_until_ns)
             return actions
-        return [*actions, self._dispatch(running, *found)]
+        return actions + self._dispatch(now, running, found)
 
     def _give_up(self, running: Running, end: RequestOutput, cancel: list[WorkerRef]) -> list[Action]:
         """No further attempt: a clean error that may be retried by the client."""
@@ -293,7 +290,7 @@ class RequestFlow:
     # --- end --------------------------------------------------------------------------------------------------
 
     def _cancel(self, event: Cancel) -> list[Action]:
-        self._looking.take(event.request_id)
+        self.looking.forget(event.request_id)
         running = self._drop(event.request_id)
         if running is None:
             return []
@@ -318,20 +315,21 @@ class RequestFlow:
         running = self._running.pop(request_id, None)
         if running is not None:
             self._waiting.pop(request_id, None)
-            self._release(running)
+            self._placing.release(running)
+            self._holding.leave(running)
         return running
-
-    def _release(self, running: Running) -> None:
-        """Give back the reservation of an attempt that has not decoded."""
-        if running.decode is not None and not running.decoding:
-            self._builder.reserve_decode(running.decode, -1)
 
     # --- what others ask --------------------------------------------------------------------------------------
 
     @property
     def view(self) -> ClusterView:
         """What is known of the workers now."""
-        return self._builder.snapshot()
+        return self._placing.view.snapshot()
+
+    @property
+    def waits(self) -> bool:
+        """A request waits for a worker: the next report may bring one."""
+        return bool(self._waiting) or len(self._holding.queue) > 0
 
     @property
     def moves(self) -> dict[str, int]:
@@ -342,6 +340,20 @@ class RequestFlow:
     def placements(self) -> dict[str, int]:
         """Dispatches by what was chosen: `handoff`, `colocated`, `local_prefill/<reason>`."""
         return dict(self._placements)
+
+    def explain(self, request_id: str) -> Decision | None:
+        """The latest decision about a request; None when there was none, or many others since."""
+        return self._placing.decisions.get(request_id)
+
+    def figures(self) -> dict[str, float]:
+        """Numbers for metrics; `queue/<priority>` are requests that wait at the front door."""
+        queues = {f"queue/{level}": float(count) for level, count in self._holding.queue.depths().items()}
+        return {"fairness_jain": self._holding.counters.jain(), **self._placing.figures(), **queues}
+
+    @property
+    def holding(self) -> Holding:
+        """Who waits at the front door, for metrics."""
+        return self._holding
 
     def next_wake(self) -> int | None:
         """The first deadline, end of a wait, or look for silent workers."""
@@ -365,8 +377,9 @@ class RequestFlow:
         """Running requests and the folded view."""
         return {
             "running": {request_id: running.state_fields() for request_id, running in self._running.items()},
-            "view": self._builder.state(),
-            "looking": self._looking.state(),
+            **self._placing.state(),
+            "holding": self._holding.state(),
+            "looking": self.looking.state(),
             "attempts": self._attempts,
             "looked_ns": self._looked_ns,
             "awake_since_ns": self._awake_since_ns,
@@ -378,20 +391,10 @@ class RequestFlow:
         """Reservations are those of the running requests; one without workers waits for some."""
         waiting: dict[WorkerRef, int] = {}
         for running in self._running.values():
-            assert (running.waits_until_ns is None) == (running.prefill is not None) == (running.decode is not None)
+            placed = running.waits_until_ns is None and not running.held
+            assert placed == (running.prefill is not None) == (running.decode is not None)
+            assert running.held == (running.request.request_id in self._holding.queue)
             assert (running.waits_until_ns is not None) == (running.request.request_id in self._waiting)
             if running.decode is not None and not running.decoding:
                 waiting[running.decode] = waiting.get(running.decode, 0) + 1
-        self._builder.check(waiting)
-
-
-def cancel_remote(
-    workers: list[WorkerRef], request: Request, reason: str, finish: FinishReason = FinishReason.CANCELLED
-) -> list[CancelRemote]:
-    """End a request's attempts up to the present one on some workers."""
-    return [CancelRemote(worker, request.request_id, finish, reason, request.attempt) for worker in workers]
-
-
-def failure(request: Request, reason: str, message: str) -> RequestOutput:
-    """The end of an attempt that no worker could tell."""
-    return RequestOutput(request.request_id, request.attempt, 0, (), FinishReason.ERROR, reason, message)
+        self._placing.view.check(waiting)

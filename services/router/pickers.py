@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 
 from services.core.registry import Registry
 from services.router.view import WorkerView
@@ -15,5 +14,5 @@ PICKERS: Registry[Picker] = Registry("picker", "router.picker")
 
 @PICKERS.register("lowest")
 def lowest(scored: Scored) -> WorkerView:
-    """The cheapest; among equals the first by worker id."""
-    return min(scored, key=itemgetter(0))[1]
+    """The cheapest; among equals the one whose last turn lies furthest back."""
+    return min(scored, key=lambda each: (each[0], each[1].turn))[1]

@@ -36,6 +36,7 @@ class Profile:
         self._hosts: dict[str, tuple[int, list[str]]] = {}
         self._score = SCORERS.get(config.scorer)
         self._pick = PICKERS.get(config.picker)
+        self._cost = config.cost
         self._stale_report_ns = int(config.stale_report_s * NS_PER_S)
 
     def place(
@@ -55,7 +56,7 @@ class Profile:
             avoided: workers that are taken only when there are no others.
             near: a worker that is taken whatever it costs, unless it is refused or avoided.
         """
-        question = Placement(now, role, request, self._stale_report_ns)
+        question = Placement(now, role, request, self._stale_report_ns, self._cost)
         candidates = self._candidates(question, view)
         if refused:
             candidates = [worker for worker in candidates if worker.worker not in refused]

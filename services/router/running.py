@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from services.core.actions import RequestOutput
 from services.core.request import FinishReason, Request, WorkerRef
+from services.router.decision import Decision
 
 GOOD_ENDS = (FinishReason.STOP, FinishReason.LENGTH)
 
@@ -15,12 +16,14 @@ class Running:
     """A request that is not over.
 
     Attributes:
-        request: as dispatched last; its attempt fences what earlier attempts still send.
+        request: as dispatched last.
+        attempt: number of the last or next dispatch, 0 before the first; fences what earlier ones still send.
         deadline_ns: on this process's clock.
         tokens: output that the client has, in order, over all attempts.
         early: tokens that came before one with a lower index did, by index.
         prefill: worker that computes the prompt; None while no worker is found.
         decode: worker that decodes; the same process when colocated.
+        encoders: workers that encode images for the one of the prompt.
         cached_on: worker that computed the prompt last; it may still find it in its prefix cache.
         decoding: a token of this attempt came from `decode`.
         end: the good end of this attempt, when it came before all tokens did.
@@ -31,14 +34,22 @@ class Running:
         waits_until_ns: when the search for a worker is given up.
         why: reason of the last move.
         cached: the cache was asked for it, and may keep its output.
+        held: it waits at the front door for its turn.
+        decision: the prediction that this attempt was placed by; None without one.
+        dispatched_ns: when it was sent.
+        owes: its prompt is counted as work of its prefill worker, with `owed_ms`.
+        decode_ns: when its decode worker first spoke, 0: it has not; `decode_index` tokens had come by then.
+        beside: decodes and their tokens on that worker at that time.
     """
 
     request: Request
     deadline_ns: int | None
+    attempt: int = 0
     tokens: list[int] = field(default_factory=list)
     early: dict[int, int] = field(default_factory=dict)
     prefill: WorkerRef | None = None
     decode: WorkerRef | None = None
+    encoders: list[WorkerRef] = field(default_factory=list)
     cached_on: WorkerRef | None = None
     decoding: bool = False
     end: RequestOutput | None = None
@@ -49,12 +60,20 @@ class Running:
     waits_until_ns: int | None = None
     why: str = ""
     cached: bool = False
+    held: bool = False
+    decision: Decision | None = None
+    dispatched_ns: int = 0
+    owes: bool = False
+    owed_ms: float = 0.0
+    decode_ns: int = 0
+    decode_index: int = 0
+    beside: tuple[float, float] = (0.0, 0.0)
 
     @property
     def workers(self) -> list[WorkerRef]:
         """Every process that may hold something of this attempt."""
         found = [] if self.prefill is None else [self.prefill]
-        return found if self.decode in (None, self.prefill) else [*found, self.decode]
+        return (found if self.decode in (None, self.prefill) else [*found, self.decode]) + self.encoders
 
     @property
     def stage(self) -> str:
@@ -73,6 +92,8 @@ class Running:
         if worker == self.decode:
             return True
         came = len(self.tokens) > len(self.request.resume)
+        if worker in self.encoders:
+            return not came
         return worker == self.prefill and not (self.decoding and came)
 
     def take(self, output: RequestOutput) -> None:
@@ -93,10 +114,12 @@ class Running:
 
     def leave(self, request: Request) -> None:
         """Forget the attempt that failed; `request` is the next one."""
-        self.request = request
+        self.request, self.attempt = request, request.attempt
         self.early.clear()
         self.prefill = self.decode = self.end = None
+        self.encoders = []
         self.decoding = False
+        self.decode_ns = 0
 
     def state_fields(self) -> dict[str, object]:
         """Plain values for the decision log."""
@@ -105,11 +128,12 @@ class Running:
             return [[ref.worker_id, ref.incarnation] for ref in workers]
 
         return {
-            "attempt": self.request.attempt,
+            "attempt": self.attempt,
             "deadline_ns": self.deadline_ns,
             "tokens": list(self.tokens),
             "early": [[index, token] for index, token in self.early.items()],
             "workers": refs([ref for ref in (self.prefill, self.decode) if ref is not None]),
+            "encoders": refs(self.encoders),
             "cached_on": refs([] if self.cached_on is None else [self.cached_on]),
             "decoding": self.decoding,
             "ended": self.end is not None,
@@ -119,4 +143,8 @@ class Running:
             "waits_until_ns": self.waits_until_ns,
             "why": self.why,
             "cached": self.cached,
+            "held": self.held,
+            "owed": [self.owes, self.owed_ms, self.dispatched_ns],
+            "decode": [self.decode_ns, self.decode_index, *self.beside],
+            "predicted": None if self.decision is None else [self.decision.ttft_ms, self.decision.itl_ms],
         }

@@ -12,7 +12,7 @@ class SchedulerConfig(Strict):
 
     max_batch_tokens: int = Field(512, ge=1, description="Token budget of a step: decodes first, then prompts.")
     prefill_tile_tokens: int = Field(
-        32, ge=1, description="Tokens of every step that decodes leave to prompts; chunks end at multiples of it."
+        32, ge=1, description="Tokens of every step that decodes leave to prompts; long chunks end at multiples of it."
     )
     max_chunk_tokens: int | None = Field(
         None, ge=1, description="Most tokens of one prompt in a step, so that short prompts pass long ones; null: any."

@@ -45,6 +45,7 @@ class DecodeGroup:
         self._offsets = [state.num_computed for state in states]  # computed tokens, less `steps`
         self._ends = [state.max_num_tokens - 1 - state.num_computed for state in states]  # step that brings the last
         self._rooms = [len(state.blocks) * block_size - state.num_computed for state in states]  # that needs a block
+        self._first_end = min(self._ends, default=0)
         self._context = sum(self._offsets)
         self._first_room = min(self._rooms, default=0)
         self._fresh = [state for state in states if is_fresh(state)]
@@ -79,10 +80,13 @@ class DecodeGroup:
         offset = state.num_computed - self.steps
         self._offsets.insert(place, offset)
         self._context += offset
-        self._ends.insert(place, state.max_num_tokens - 1 - offset)
+        end = state.max_num_tokens - 1 - offset
+        self._ends.insert(place, end)
+        if end < self._first_end or not states:
+            self._first_end = end
         room = len(state.blocks) * self._block_size - offset
         self._rooms.insert(place, room)
-        if room < self._first_room or len(states) == 0:
+        if room < self._first_room or not states:
             self._first_room = room
         if is_fresh(state):
             self._fresh.append(state)
@@ -100,7 +104,7 @@ class DecodeGroup:
         self._samples = _without(self._samples, place)
         self._context -= self._offsets.pop(place)
         del self._ends[place], self._rooms[place], self._tables[place], self._prompts[place]
-        self._first_room = min(self._rooms, default=0)
+        self._first_room, self._first_end = min(self._rooms, default=0), min(self._ends, default=0)
         if state in self._fresh:
             self._fresh.remove(state)
         if self._home is None or self._stops or self._counts_tokens or not self.states:
@@ -134,7 +138,7 @@ class DecodeGroup:
         """Ends of steps to come that bring each request `token` and nothing else to tell: no mark, no end."""
         if self._fresh or not self.states or self.common_token(token) is None:
             return 0
-        return min(self._ends) - self.steps - 1
+        return self._first_end - self.steps - 1
 
     def common_token(self, token: int) -> int | None:
         """The token, unless one that all get has to be looked at request by request."""
@@ -171,7 +175,7 @@ class DecodeGroup:
         self._count(1, token)
         steps, states = self.steps, self.states
         told = [states.index(state) for state in self._fresh]
-        if min(self._ends) <= steps:
+        if self._first_end <= steps:
             told = sorted({*told, *[place for place, end in enumerate(self._ends) if end <= steps]})
         elif len(told) > 1:
             told.sort()
@@ -238,7 +242,7 @@ class DecodeGroup:
         for mine, made in ((self._ends, fresh._ends), (self._rooms, fresh._rooms)):
             assert [each - self.steps for each in mine] == made, (mine, made, self.steps)
         assert self.context == fresh.context
-        assert self._first_room == min(self._rooms, default=0)
+        assert (self._first_room, self._first_end) == (min(self._rooms, default=0), min(self._ends, default=0))
         assert (self._home, self._stops, self._counts_tokens) == (fresh._home, fresh._stops, fresh._counts_tokens)
         assert set(map(id, fresh._fresh)) <= set(map(id, self._fresh)), (self._fresh, fresh._fresh)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from services.core.actions import (
     Action,
@@ -17,7 +17,6 @@ from services.core.actions import (
     LinkUp,
     PeerMessage,
     ReceiveDone,
-    RequestOutput,
     RunStep,
     SendDone,
     StepDone,
@@ -26,53 +25,18 @@ from services.core.actions import (
     WorkerLost,
 )
 from services.core.clock import NS_PER_S
-from services.core.output import StepTokens
 from services.core.request import FinishReason, Request
 from services.kvcache.block_manager import BlockManager
 from services.kvcache.transfer import Transfers
 from services.kvcache.transfer_entry import Committed, HandedOff, HandoffFailed, Notice, OfferDropped, Offered, Revoked
 from services.scheduling.mixed import MixedScheduler
-from services.scheduling.outputs import end_of, merge_emits, refuse
-from services.scheduling.progress import Admitted, Load, Sampled, Stepping
+from services.scheduling.outputs import count_ends, end_of, merge_emits, refuse
+from services.scheduling.progress import Admitted, Load
+from services.scheduling.stages import DECODE, ENCODE, IMAGES, PREFILL, Encoder, Stage
 
-PREFILL, DECODE = "prefill", "decode"
+OF_TRANSFERS: tuple[type[Event], ...] = (PeerMessage, SendDone, ReceiveDone, LinkUp, LinkLost, WorkerLost)
 CANCELLED_KEPT_NS = 10 * NS_PER_S
 """How long a cancel is remembered whose submit may still be under way."""
-
-StageEvent = Submit | Admitted | Stepping | Notice
-
-
-class Stage(Protocol):
-    """What a worker does for one phase of requests; two stages on one worker share its blocks and its scheduler."""
-
-    def handle(self, now: int, event: StageEvent) -> list[Action]:
-        """Take a new request, progress of one, or news of a hand-off."""
-
-    def advance(
-        self, now: int, sampled: Sequence[Sampled], plain: tuple[str, StepTokens] | None = None
-    ) -> list[Action]:
-        """A step ended: the tokens of this stage's requests; `plain`: a front door, and those that only go out."""
-
-    def pump(self, now: int) -> list[Action]:
-        """Called before every step is scheduled: take in what there is room for."""
-
-    def drop(self, request_id: str) -> Request | None:
-        """Forget a request that is over; the request if this stage held it outside the scheduler."""
-
-    def held(self) -> list[Request]:
-        """Requests that this stage holds outside the scheduler."""
-
-    def find(self, request_id: str) -> Request | None:
-        """One of them."""
-
-    def pressure(self) -> tuple[int, str]:
-        """Requests that wait outside the scheduler to be taken in, and why the oldest of them waits ("": none does)."""
-
-    def counts(self) -> Mapping[str, int]:
-        """How often something was held back, by `kind/reason`."""
-
-    def state(self) -> object:
-        """Declared state as plain values."""
 
 
 class WorkerCore:
@@ -80,8 +44,10 @@ class WorkerCore:
 
     Args:
         stages: hosted stages by role; the role of a worker is which keys there are.
+        encoder: the encode stage among them.
         scheduler, blocks, transfers: shared by the stages.
         unix_offset_ns: Unix time minus this process's monotonic clock; turns clients' deadlines into local ones.
+        block_news (attribute): what came to the prefix cache, and what left it (`BlockManager.news`).
     """
 
     def __init__(
@@ -91,8 +57,10 @@ class WorkerCore:
         blocks: BlockManager,
         transfers: Transfers,
         unix_offset_ns: int,
+        encoder: Encoder | None = None,
     ) -> None:
-        self._stages = stages
+        self._stages, self._encoder = stages, encoder
+        self._encoded_last = False
         self._pumps = [stage.pump for stage in stages.values()]
         self._scheduler, self._blocks, self._transfers = scheduler, blocks, transfers
         self._unix_offset_ns = unix_offset_ns
@@ -100,57 +68,56 @@ class WorkerCore:
         self._next_deadline: int | None = None
         self._draining = False
         self._ended: Counter[str] = Counter()
+        self._load: Load | None = None  # the last one told, until something else happens than steady steps
+        self._handlers: dict[type[Event], Callable[[int, Any], list[Action]]] = {
+            Submit: self._submit,
+            StepDone: self._step_done,
+            Tick: lambda now, event: self._transfer_event(now, event) + self._expire(now),
+            Cancel: lambda now, event: self._cancel(now, event.request_id, event.reason, event.attempt),
+            FrontDoorLost: self._front_door_lost,
+            Drain: self._drain,
+            **dict.fromkeys(OF_TRANSFERS, self._transfer_event),
+        }
+        self.block_news = blocks.news
 
     def handle(self, now: int, event: Event) -> list[Action]:
         """One event in, the actions it causes out; ends with the next step when none is running."""
-        actions = self._event(now, event)
+        self._load = None
+        actions = self._handlers[type(event)](now, event)
         for pump in self._pumps:
             actions += pump(now)
-        if not self._scheduler.step_running:
+        if not self.step_running:
             actions += self._schedule(now)
-        emits = [action for action in actions if isinstance(action, Emit)]
+        emits = [action for action in actions if type(action) is Emit]
         if not emits:
             return actions
-        self._count_ends(emits)
+        count_ends(emits, self._ended)
         return merge_emits(actions) if len(emits) > 1 else actions
 
     # --- events -----------------------------------------------------------------------------------------------
 
-    def _event(self, now: int, event: Event) -> list[Action]:
-        """What the event itself causes; those that come most are asked for first."""
-        match event:
-            case PeerMessage() | SendDone() | ReceiveDone() | LinkUp() | LinkLost() | WorkerLost():
-                return self._transfer_event(now, event)
-            case StepDone():
-                return self._step_done(now, event)
-            case Submit():
-                return self._submit(now, event)
-            case Tick():
-                return self._transfer_event(now, event) + self._expire(now)
-            case Cancel():
-                return self._cancel(now, event.request_id, event.reason, event.attempt)
-            case FrontDoorLost():
-                gone = [request for request in self._requests() if request.front_door == event.front_door]
-                return [each for request in gone for each in self._cancel(now, request.request_id, "front_door_lost")]
-            case Drain():
-                self._draining = True
-                return []
-            case _:
-                raise AssertionError(f"not for a worker: {event}")
+    def _front_door_lost(self, now: int, event: FrontDoorLost) -> list[Action]:
+        gone = [request for request in self._requests() if request.front_door == event.front_door]
+        return [each for request in gone for each in self._cancel(now, request.request_id, "front_door_lost")]
+
+    def _drain(self, _now: int, _event: Drain) -> list[Action]:
+        self._draining = True
+        return []
 
     def _submit(self, now: int, event: Submit) -> list[Action]:
         request = event.request
-        stage = self._stages.get(PREFILL)
+        role = PREFILL if request.prefill_on is None else ENCODE
+        stage = self._stages.get(role)
         if self._is_cancelled(request):
             del self._cancelled[request.request_id]
             return []
         if stage is None:
-            return [refuse(request, "WRONG_ROLE", "this worker does not host the prefill stage")]
+            return [refuse(request, "WRONG_ROLE", f"this worker does not host the {role} stage")]
         if self._draining:
             return [refuse(request, "DRAINING", "this worker is draining")]
         # What is decoded elsewhere grows there: that worker checks for itself.
         longest = request.max_num_tokens if request.handoff_to is None else len(request.known_tokens)
-        if not self._blocks.fits(longest):
+        if role == PREFILL and not self._blocks.fits(longest):
             return [refuse(request, "CONTEXT_LENGTH_EXCEEDED", "prompt plus output do not fit the KV pool")]
         known = self._held(request.request_id)
         if known is not None and (known.attempt == request.attempt or known.front_door != request.front_door):
@@ -159,7 +126,10 @@ class WorkerCore:
             return []
         actions = self._supersede(now, request) if known is not None else []
         self._expect_deadline(request)
-        return actions + stage.handle(now, Submit(event.source, request, self._deadline(request)))
+        actions += stage.handle(now, Submit(event.source, request, self._deadline(request)))  # one taken is for both:
+        if role == PREFILL and self._encoder is not None and request.shards and stage.find(request.request_id):
+            actions += self._encoder.handle(now, event)
+        return actions
 
     def _supersede(self, now: int, request: Request) -> list[Action]:
         """The front door dispatched a request again: what is left of its earlier attempts ends here."""
@@ -195,6 +165,8 @@ class WorkerCore:
 
     def _step_done(self, now: int, event: StepDone) -> list[Action]:
         output = event.output
+        if self._encoder is not None and self._encoder.step_running:
+            return self._encoder.complete(now, output)
         if output.error is not None:
             return self._step_failed(now, output.error)
         actions: list[Action] = []
@@ -228,17 +200,24 @@ class WorkerCore:
                 case Offered():
                     actions += self._offered(now, notice)
                     continue
-                case HandedOff() | HandoffFailed():
-                    stage = self._stages.get(PREFILL)
-                case OfferDropped() | Committed() | Revoked():
+                case HandedOff(request_id=request_id) | HandoffFailed(request_id=request_id):
+                    encodes = self._encoder is not None and self._encoder.find(request_id) is not None
+                    stage = self._stages.get(ENCODE if encodes else PREFILL)
+                case Committed():
+                    stage = self._stages.get(DECODE if notice.request.prefill_on is None else PREFILL)
+                case OfferDropped():
+                    stage = self._stages.get(DECODE if IMAGES not in notice.transfer_id else PREFILL)
+                case Revoked():
                     stage = self._stages.get(DECODE)
             if stage is not None:
                 actions += stage.handle(now, notice)
         return actions
 
     def _offered(self, now: int, notice: Offered) -> list[Action]:
-        """Let the decode stage have an offer; it ends earlier attempts, and one of an earlier attempt is refused."""
+        """Let a stage have an offer; KV ends earlier attempts, and an offer of an earlier attempt is refused."""
         request_id, attempt = notice.request.request_id, notice.request.attempt
+        if notice.request.prefill_on is not None and PREFILL in self._stages:
+            return self._stages[PREFILL].handle(now, notice)
         held = self._held(request_id)
         known = 0 if held is None else held.attempt
         stage = self._stages.get(DECODE)
@@ -267,7 +246,16 @@ class WorkerCore:
         return actions
 
     def _schedule(self, now: int) -> list[Action]:
-        batch = self._scheduler.schedule(now)
+        """The next step; where images and tokens both wait, they take turns."""
+        encoder = self._encoder
+        batch = self._scheduler.schedule(now) if encoder is None or self._encoded_last else None
+        if batch is None and encoder is not None:
+            if (images := encoder.schedule(self._scheduler.next_step)) is not None:
+                self._encoded_last = True
+                self._scheduler.next_step += 1
+                return [RunStep(images)]
+            batch = self._scheduler.schedule(now)
+        self._encoded_last = False
         if batch is None:
             return []
         actions: list[Action] = []
@@ -278,17 +266,11 @@ class WorkerCore:
             actions += self._stages[stepping.state.stage].handle(now, stepping)
         return actions
 
-    def _count_ends(self, emits: Sequence[Emit]) -> None:
-        """Every request that ends without its full output is counted by reason."""
-        for emit in emits:
-            for output in emit.outputs:
-                if isinstance(output, RequestOutput) and output.reason:
-                    self._ended[f"ended/{output.reason}"] += 1
-
     def steady_steps(self, token: int) -> int:
         """Ends of steps to come that would only emit `token` for every request, if nothing else happens."""
-        if any(stage.pressure()[0] for stage in self._stages.values()):
-            return 0
+        for stage in self._stages.values():
+            if stage.pressure()[0]:
+                return 0
         return self._scheduler.steady_steps(token)
 
     def skip_steps(self, count: int, token: int) -> None:
@@ -329,23 +311,34 @@ class WorkerCore:
         return deadline if first is None or (deadline is not None and deadline < first) else first
 
     def load(self) -> Load:
-        """Counts for the worker's report."""
-        scheduler, stages = self._scheduler, self._stages.values()
+        """Counts for the worker's report; whoever asks copies what it keeps."""
+        scheduler, load = self._scheduler, self._load
         decodes, context_tokens = scheduler.decode_load()
-        pressures = [stage.pressure() for stage in stages]
-        held = [request.request_id for stage in stages for request in stage.held()]
+        if load is None:
+            load = self._load = self._new_load(decodes)
+        # Steady steps change nothing else.
+        load.kv_blocks_used, load.kv_blocks_cached = self._blocks.used, self._blocks.cached
+        load.context_tokens = context_tokens
+        return load
+
+    def _new_load(self, decodes: int) -> Load:
+        scheduler, transfers = self._scheduler, self._transfers
+        waiting, pressure, held = 0, "", []
+        for stage in self._stages.values():
+            of_stage, why = stage.pressure()
+            waiting, pressure = waiting + of_stage, pressure or why
+            held += [request.request_id for request in stage.held()]
+        outside = sum([scheduler.get(each) is None for each in dict.fromkeys(held)]) if held else 0
+        queued = scheduler.queued_tokens if decodes < scheduler.num_requests else 0  # most only decode
         return Load(
             kv_blocks_total=self._blocks.total,
-            kv_blocks_used=self._blocks.used,
-            kv_blocks_cached=self._blocks.cached,
-            queued_prefill_tokens=scheduler.queued_tokens if decodes < scheduler.num_requests else 0,
+            queued_prefill_tokens=queued + (self._encoder.queued_tokens if self._encoder else 0),
             running_decodes=decodes,
-            context_tokens=context_tokens,
-            leases=self._transfers.num_leases,
-            transfers=self._transfers.num_transfers,
-            tasks=scheduler.num_requests + sum([scheduler.get(each) is None for each in dict.fromkeys(held)]),
-            waiting_offers=sum([waiting for waiting, _ in pressures]),
-            back_pressure=next((reason for _, reason in pressures if reason), ""),
+            leases=transfers.num_leases,
+            transfers=transfers.num_transfers,
+            tasks=scheduler.num_requests + outside,
+            waiting_offers=waiting,
+            back_pressure=pressure,
             counters=tuple(self.counters().items()),
         )
 
@@ -354,8 +347,9 @@ class WorkerCore:
         preempted = self._scheduler.preemptions
         total = {f"preempted/{reason}": count for reason, count in preempted.items()} if preempted else {}
         for counts in (self._transfers.counts, *[stage.counts() for stage in self._stages.values()], self._ended):
-            for name, count in counts.items():
-                total[name] = total.get(name, 0) + count
+            if counts:
+                for name, count in counts.items():
+                    total[name] = total.get(name, 0) + count
         return total
 
     @property
@@ -374,9 +368,14 @@ class WorkerCore:
         return self._draining
 
     @property
+    def step_running(self) -> bool:
+        """A step was handed out and has not come back."""
+        return self._scheduler.step_running or (self._encoder is not None and self._encoder.step_running)
+
+    @property
     def idle(self) -> bool:
         """Nothing runs, waits or is being handed off."""
-        return not self._requests() and not self._transfers.num_transfers and not self._scheduler.step_running
+        return not self._requests() and not self._transfers.num_transfers and not self.step_running
 
     def state(self) -> object:
         """All declared state, for the decision log."""
@@ -388,6 +387,7 @@ class WorkerCore:
             "cancelled": {key: list(each) for key, each in self._cancelled.items()},
             "next_deadline": self._next_deadline,
             "draining": self._draining,
+            "encoded_last": self._encoded_last,
             "ended": dict(self._ended),
         }
 
@@ -395,4 +395,5 @@ class WorkerCore:
         """Every invariant of every part, and one owner for every block reference."""
         self._scheduler.check()
         self._transfers.check()
-        self._blocks.check(self._scheduler.owners() + self._transfers.owners())
+        held = [blocks for stage in self._stages.values() for blocks in stage.owners()]
+        self._blocks.check(self._scheduler.owners() + self._transfers.owners() + held)

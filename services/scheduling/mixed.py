@@ -41,7 +41,7 @@ class MixedScheduler:
         self._decoding = Decoding(blocks.block_size)
         self._step_decodes: Sequence[RequestState] = ()
         self._step_chunks: list[tuple[RequestState, int]] = []
-        self._next_step = 1
+        self.next_step = 1  # id of it; the encoder's steps are numbered with these
         self._admitted: list[RequestState] = []
         self._promised = 0
         self._oldest_outside: int | None = None
@@ -109,7 +109,10 @@ class MixedScheduler:
 
     def schedule(self, now: int) -> ScheduledBatch | None:
         """The next step's batch, or None when nothing can run or a step is running."""
-        if self.step_running:
+        if self._step_decodes or self._step_chunks:
+            return None
+        if not self._states and not self._decoding.changes:
+            self._blocked = None
             return None
         decoding = self._decode_group(now)
         chunks = self._chunks(len(decoding.states))
@@ -117,9 +120,8 @@ class MixedScheduler:
             return None
         self._step_decodes = decoding.states
         self._step_chunks = [(self._states[row.request_id], len(row.token_ids)) for row in chunks]
-        batch = ScheduledBatch(self._next_step, tuple(chunks), decoding.decodes() if decoding.states else None)
-        self._next_step += 1
-        return batch
+        self.next_step += 1
+        return ScheduledBatch(self.next_step - 1, tuple(chunks), decoding.decodes() if decoding.states else None)
 
     def _decode_group(self, now: int) -> DecodeGroup:
         """Every running decode, with room for its token; when blocks run out, those last in order lose theirs."""
@@ -127,10 +129,7 @@ class MixedScheduler:
         growing = group.without_room()
         if not growing:
             return group
-        if len(growing) <= self._blocks.free_blocks:
-            for place in growing:
-                blocks = group.states[place].blocks
-                self._blocks.extend(blocks, len(blocks) * self._blocks.block_size + 1)
+        if self._blocks.extend_each([group.states[place].blocks for place in growing]):
             group.grew(growing)
         else:
             group.settle_all()
@@ -258,23 +257,25 @@ class MixedScheduler:
         group = self._decoding.group
         if self._step_chunks or not self._step_decodes or self._decoding.changes:
             return 0
-        if len(self._waiting) or len(group.states) < len(self._running):
+        count = len(group.states)
+        if count < len(self._running) or len(self._waiting):
             return 0
-        with_blocks = self._blocks.free_blocks // len(group.states) * self._blocks.block_size
-        return max(0, min(group.plain_steps(token), with_blocks))
+        steps = group.plain_steps(token)
+        if steps <= 0:
+            return 0
+        blocks = self._blocks
+        return min(steps, blocks.free_blocks // count * blocks.block_size)
 
     def skip_steps(self, count: int, token: int) -> None:
         """What `complete` and `schedule` leave when they are called `count` times, as `steady_steps` foresaw."""
         group = self._decoding.group
         assert group.states is self._step_decodes and count <= group.plain_steps(token), count
         growing = group.passed(count, token)
-        for place in growing:
-            blocks = group.states[place].blocks
-            grown = self._blocks.extend(blocks, len(blocks) * self._blocks.block_size + 1)
-            assert grown, "there were blocks for all of these steps"
         if growing:
+            grown = self._blocks.extend_each([group.states[place].blocks for place in growing])
+            assert grown, "there were blocks for all of these steps"
             group.grew(dict.fromkeys(growing))
-        self._next_step += count
+        self.next_step += count
 
     def _computed(self, state: RequestState, count: int) -> None:
         """The next `count` tokens have their KV; blocks that they filled can be found."""
@@ -323,7 +324,7 @@ class MixedScheduler:
 
     @property
     def step_running(self) -> bool:
-        """A batch was handed out and has not come back."""
+        """A batch is out."""
         return bool(self._step_decodes or self._step_chunks)
 
     @property
@@ -366,7 +367,6 @@ class MixedScheduler:
         return held + [state.blocks for state, _ in self._in_flight() if state.removed]
 
     def _in_flight(self) -> list[tuple[RequestState, int]]:
-        """Requests of the running step, and how many tokens it computes of each."""
         return [(state, 1) for state in self._step_decodes] + self._step_chunks
 
     def state(self) -> object:
@@ -377,7 +377,7 @@ class MixedScheduler:
             "waiting": [state.request.request_id for state in self._waiting],
             "running": [state.request.request_id for state in self._running],
             "in_flight": [[state.request.request_id, count, state.removed] for state, count in self._in_flight()],
-            "next_step": self._next_step,
+            "next_step": self.next_step,
             "promised": [self._promised, self._oldest_outside],
             "blocked": self._blocked.request.request_id if self._blocked else None,
             "preemptions": dict(self.preemptions),
@@ -397,4 +397,4 @@ class MixedScheduler:
             assert state.num_computed <= min(covered, len(state.tokens)), state
         assert running == sorted(running, key=attrgetter("order"))
         if not self._decoding.changes and not self.step_running:
-            self._decoding.group.check([state for state in self._running if state.is_decoding])
+            self._decoding.group.check(self.decodes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from services.core.actions import Action, Emit, RequestOutput
@@ -68,6 +68,14 @@ class StepOutputs:
             tokens = StepTokens(request_ids, attempts, indices, token_ids)
             self._others[front_door].insert(0, tokens)
         return [Emit(front_door, tuple(outputs)) for front_door, outputs in self._others.items()]
+
+
+def count_ends(emits: Sequence[Emit], ended: Counter[str]) -> None:
+    """Every request that ends without its full output is counted by reason."""
+    for emit in emits:
+        for output in emit.outputs:
+            if isinstance(output, RequestOutput) and output.reason:
+                ended[f"ended/{output.reason}"] += 1
 
 
 def merge_emits(actions: list[Action]) -> list[Action]:

@@ -39,14 +39,14 @@ class Load:
     """What a worker reports of itself; the shell adds addresses and sequence numbers."""
 
     kv_blocks_total: int
-    kv_blocks_used: int
-    kv_blocks_cached: int
     queued_prefill_tokens: int
     running_decodes: int
-    context_tokens: int
     leases: int
     transfers: int
     tasks: int
     waiting_offers: int
     back_pressure: str
     counters: tuple[tuple[str, int], ...]
+    kv_blocks_used: int = 0
+    kv_blocks_cached: int = 0
+    context_tokens: int = 0

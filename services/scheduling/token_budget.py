@@ -42,6 +42,7 @@ class TokenBudget:
             left: what other rows left of the budget, at least one.
         """
         count = min(uncomputed, left, self.max_chunk)
-        # A chunk that does not end the prompt ends at a tile: kernels and KV blocks waste nothing then.
+        # A chunk that does not end the prompt ends at a tile, so that kernels and KV blocks waste nothing; but not
+        # where it would be less than a tile then: that much of every step is for prompts.
         rest = (start + count) % self.tile if self.tile and count < uncomputed else 0
-        return count - rest if rest < count else count
+        return count - rest if count - rest >= self.tile else count

@@ -241,7 +241,8 @@ class WaitingQueue:
 
     def head(self) -> RequestState | None:
         """The next request to take."""
-        return next(iter(self), None)
+        queue = self._preempted or self._queue
+        return queue[0] if queue else None
 
     def remove(self, state: RequestState) -> None:
         """Take a request out."""

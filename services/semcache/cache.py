@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from services.core.clock import NS_PER_S
 from services.core.seeds import RandomStream
@@ -48,6 +48,19 @@ class Miss:
     bypass: bool = False
 
 
+class Shared(Protocol):
+    """The tier that front doors share (store.py); never waits."""
+
+    def put(self, entry: Entry, vector: Any) -> None:
+        """An entry was kept here."""
+
+    def delete(self, exact: str) -> None:
+        """An entry was deleted here, or was said to be wrong."""
+
+    def invalidate(self, scope: bytes | None, category: str = "") -> None:
+        """All entries of a scope or a category, or all there are, hold no more."""
+
+
 class SemanticCache:
     """Both tiers of one front door.
 
@@ -61,6 +74,7 @@ class SemanticCache:
         counts: lookups by (tier, hit | miss | bypass, reason, category).
         skipped: answers that were not kept, by reason.
         rejected: candidates that the lexical gate refused, by rule.
+        shared: is told of what changes, for other front doors; None without.
     """
 
     def __init__(self, config: SemcacheConfig, make_vectors: Callable[[], Vectors], draws: RandomStream) -> None:
@@ -70,6 +84,7 @@ class SemanticCache:
         self.counts: Counter[tuple[str, str, str, str]] = Counter()
         self.skipped: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
+        self.shared: Shared | None = None
 
     # --- find -------------------------------------------------------------------------------------------------
 
@@ -84,7 +99,7 @@ class SemanticCache:
         entry = self.index.get(now, asked.key.exact)
         if entry is None:
             return Miss("exact", "absent")
-        if _age_s(now, entry) > _max_age_s(asked):
+        if not self.holds(now, entry) or age_s(now, entry) > max_age_s(asked):
             return Miss("exact", "age")
         return self._hit(now, "exact", entry, 1.0)
 
@@ -104,14 +119,14 @@ class SemanticCache:
         if refusal or asked.key.question is None:
             return Miss("semantic", refusal, bypass=True)
         least = max(asked.policy.min_similarity, asked.control.min_similarity)
-        wanted, reason = features(asked.key.question), "absent"
+        wanted, reason = asked.read or features(asked.key.question), "absent"
         for similarity, entry in self.index.nearest(now, asked.key.partition, vector, self._config.candidates):
             if similarity < least:
                 return Miss("semantic", "similarity" if reason == "absent" else reason)
             assert entry.partition == asked.key.partition and entry.features is not None
-            if similarity < entry.min_similarity:
+            if similarity < self.policies.lowered(entry.min_similarity, entry.adaptive):
                 reason = "similarity"
-            elif _age_s(now, entry) > _max_age_s(asked):
+            elif not self.holds(now, entry) or age_s(now, entry) > max_age_s(asked):
                 reason = "age"
             elif rule := difference(wanted, entry.features):
                 self.rejected[rule] += 1
@@ -120,9 +135,13 @@ class SemanticCache:
                 return self._hit(now, "semantic", entry, similarity)
         return Miss("semantic", reason)
 
+    def holds(self, now: int, entry: Entry) -> bool:
+        """By its own TTL, which load prolongs while it lasts, also of what was kept before."""
+        return entry.holds(now, self.policies.prolonged(entry.adaptive))
+
     def _hit(self, now: int, tier: str, entry: Entry, similarity: float) -> Hit:
         entry.hits += 1
-        return Hit(tier, entry.entry_id, entry.answer, similarity, _age_s(now, entry))
+        return Hit(tier, entry.entry_id, entry.answer, similarity, age_s(now, entry))
 
     def _counted(self, asked: Asked, found: Hit | Miss) -> Hit | Miss:
         if isinstance(found, Hit):
@@ -146,6 +165,8 @@ class SemanticCache:
             reason = self.index.refusal(now, entry)
             if not reason:
                 self.index.put(now, entry, vector if entry.vector_bytes else None)
+                if self.shared is not None:
+                    self.shared.put(entry, vector if entry.vector_bytes else None)
         if reason:
             self.skipped[reason] += 1
         return reason
@@ -154,7 +175,9 @@ class SemanticCache:
         key = asked.key
         assert key is not None, "write_refusal comes first"
         alike = vector is not None and key.question is not None and not semantic_refusal(asked, self._config)
-        ttl_ns = min(asked.policy.ttl_ns, int(min(asked.control.ttl_s, 1e9) * NS_PER_S))
+        wanted_ns = int(min(asked.control.ttl_s, 1e9) * NS_PER_S)
+        ttl_ns = min(asked.policy.written_ttl_ns, wanted_ns)
+        adaptive = asked.policy.adaptive and wanted_ns >= asked.policy.written_ttl_ns  # a client's limit is one
         return Entry(
             entry_id=self.index.new_id(),
             exact=key.exact,
@@ -162,11 +185,13 @@ class SemanticCache:
             scope=key.scope,
             category=asked.policy.category,
             answer=answer,
-            min_similarity=asked.policy.min_similarity,
+            min_similarity=asked.policy.written_similarity,
+            adaptive=adaptive,
+            ttl_ns=ttl_ns,
             epochs=asked.epochs,
             written_ns=now,
-            expires_ns=now + ttl_ns,
-            features=features(key.question) if alike and key.question is not None else None,
+            expires_ns=now + int(ttl_ns * (self.policies.most_prolonged if adaptive else 1)),
+            features=asked.read or features(key.question) if alike and key.question is not None else None,
             vector_bytes=VECTOR_BYTES * len(vector) if alike else 0,
         )
 
@@ -175,10 +200,11 @@ class SemanticCache:
         self.index.check()
 
 
-def _age_s(now: int, entry: Entry) -> float:
+def age_s(now: int, entry: Entry) -> float:
+    """Of an answer, in seconds."""
     return (now - entry.written_ns) / NS_PER_S
 
 
-def _max_age_s(asked: Asked) -> float:
+def max_age_s(asked: Asked) -> float:
     """A reader's own limit: the policy may have become stricter since the answer was kept."""
     return min(asked.control.max_age_s, asked.policy.ttl_ns / NS_PER_S)

@@ -49,10 +49,10 @@ class CategoryConfig(Strict):
 
 _NEVER = {"exact": False, "ttl_s": 0.0, "quota_share": 0.0}
 DEFAULT_CATEGORIES: dict[str, dict[str, Any]] = {
-    "faq": {"semantic": True, "min_similarity": 0.85, "ttl_s": 86400.0, "quota_share": 0.2, "max_temperature": 0.7},
+    "faq": {"semantic": True, "min_similarity": 0.8, "ttl_s": 86400.0, "quota_share": 0.2, "max_temperature": 0.7},
     "knowledge": {
         "semantic": True,
-        "min_similarity": 0.85,
+        "min_similarity": 0.8,
         "ttl_s": 86400.0,
         "quota_share": 0.2,
         "max_temperature": 0.7,
@@ -69,7 +69,7 @@ DEFAULT_CATEGORIES: dict[str, dict[str, Any]] = {
     "math": {"ttl_s": 86400.0},
     "document": {"ttl_s": 21600.0},
     "translation": {"ttl_s": 21600.0},
-    "tool": {"ttl_s": 300.0, "max_temperature": 0.0, "scope": Scope.KEY},
+    "tool": {"ttl_s": 300.0, "max_temperature": 0.0, "scope": Scope.KEY, "adaptive": False},
     "volatile": _NEVER,
     "personal": _NEVER,
     "creative": _NEVER,
@@ -85,9 +85,11 @@ class LoadConfig(Strict):
     enabled: bool = Field(False, description="Lower min_similarity and prolong ttl_s while the model is overloaded.")
     low: float = Field(0.8, ge=0, description="Load, as a share of what can be served, where it begins.")
     high: float = Field(1.0, gt=0, description="Load where it has its full effect.")
+    full_queue_tokens: int = Field(2048, ge=1, description="Waiting prompt tokens of a prefill worker that are load 1.")
+    full_decodes: int = Field(64, ge=1, description="Running requests of a decode worker that are load 1.")
     hysteresis: float = Field(0.05, ge=0, description="Load must fall this far before the effect becomes smaller.")
     similarity_drop: float = Field(0.02, ge=0, le=0.1, description="min_similarity is lowered by at most this.")
-    similarity_floor: float = Field(0.83, ge=0.7, le=1, description="min_similarity is never lowered below this.")
+    similarity_floor: float = Field(0.78, ge=0.7, le=1, description="min_similarity is never lowered below this.")
     ttl_gain: float = Field(0.5, ge=0, le=10, description="ttl_s is prolonged by at most this share of itself.")
 
     @model_validator(mode="after")
@@ -95,6 +97,28 @@ class LoadConfig(Strict):
         if self.low >= self.high:
             raise ValueError("low must be below high")
         return self
+
+
+class ShadowConfig(Strict):
+    """Second opinions on semantic hits: some are computed as well, at the lowest priority, and compared."""
+
+    share: float = Field(0.0, ge=0, le=1, description="Share of the semantic hits that are computed, too; 0: none.")
+    max_running: int = Field(1, ge=1, le=64, description="So many at once; hits beyond are not computed.")
+    timeout_s: float = Field(60.0, gt=0, le=3600, description="After which a second opinion is given up.")
+    min_similarity: float = Field(0.85, ge=0, le=1, description="Least cosine of two answers that say the same.")
+
+
+class RedisConfig(Strict):
+    """One Redis, from 7 on, in which all front doors share their answers. It holds words of questions, and answers."""
+
+    url: str | None = Field(
+        None,
+        repr=False,
+        description="redis:// or rediss:// address, with its password if any; null: nothing is shared.",
+    )
+    password_file: str | None = Field(None, description="File with the password, in place of one in the address.")
+    prefix: str = Field("triptych", min_length=1, max_length=64, description="Of every key, one for each cluster.")
+    timeout_s: float = Field(2.0, gt=0, le=60, description="After which a command to Redis has failed.")
 
 
 class SemcacheConfig(Strict):
@@ -112,7 +136,11 @@ class SemcacheConfig(Strict):
     min_tokens: int = Field(4, ge=1, description="Shorter questions have too little meaning to compare.")
     max_tokens: int = Field(256, ge=8, le=256, description="Longer questions would be cut by the embedder.")
     min_margin: float = Field(0.12, ge=0, le=1, description="Two likeliest categories nearer than this: both hold.")
+    singleflight_wait_s: float = Field(
+        5.0, ge=0, le=600, description="Equal requests wait this long for one that is computed; 0: they never wait."
+    )
     load: LoadConfig = LoadConfig()
+    shadow: ShadowConfig = ShadowConfig()
     categories: dict[str, CategoryConfig] = Field(
         {}, validate_default=True, description="By name: what differs from the built-in categories, and more of them."
     )

@@ -13,6 +13,7 @@ from services.semcache.config import SemcacheConfig
 from services.semcache.control import DEFAULT_CONTROL, CacheControl
 from services.semcache.key import CacheKey
 from services.semcache.policy import Policy
+from services.semcache.reading import Features
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,9 @@ class Asked:
         scored: whether log-probabilities are asked for; they are not kept.
         question_tokens: length of the last question for the embedder.
         epochs: of the cache when the request came; an answer is not kept when they have changed since.
-        vector: of the last question, of length 1; None where its meaning is not looked at.
+        vector: of the last question, of length 1; None where its meaning is not looked at, or not yet.
+        read: what the lexical gate sees of the question, where there is a vector.
+        meaning: what it takes to learn the question's meaning; None where that is known or does not matter.
     """
 
     key: CacheKey | None
@@ -40,6 +43,8 @@ class Asked:
     question_tokens: int = 0
     epochs: tuple[int, int] = (0, 0)
     vector: Any = field(default=None, compare=False, repr=False)
+    read: Features | None = field(default=None, compare=False, repr=False)
+    meaning: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,22 +96,31 @@ def semantic_refusal(asked: Asked, config: SemcacheConfig) -> str:
 
 def write_refusal(asked: Asked, answer: Answer, config: SemcacheConfig) -> str:
     """Why an answer is not kept."""
-    if not asked.control.write:
-        return "client"
-    refusal = _refusal(asked)
+    refusal = request_refusal(asked, config)
     if refusal:
         return refusal
     if answer.finish is not FinishReason.STOP or answer.reason:
         return "unfinished"
     if len(answer.token_ids) < 2:  # an end token alone says nothing
         return "empty"
-    if answer.size_bytes > config.max_entry_bytes:
-        return "size"
+    return "size" if answer.size_bytes > config.max_entry_bytes else ""
+
+
+def request_refusal(asked: Asked, config: SemcacheConfig) -> str:
+    """Why no answer to a request is kept, whatever it will be."""
+    if not asked.control.write:
+        return "client"
+    refusal = _refusal(asked)
+    if refusal:
+        return refusal
     if asked.control.ttl_s <= 0 or asked.policy.ttl_ns <= 0:
         return "ttl"
-    if config.categories[asked.policy.category].quota_share <= 0:
-        return "quota"
-    return ""
+    return "quota" if config.categories[asked.policy.category].quota_share <= 0 else ""
+
+
+def hopeless(asked: Asked) -> bool:
+    """Whether nothing can be found or kept, whatever the question means."""
+    return asked.key is None or asked.choices != 1 or asked.scored or not (asked.control.read or asked.control.write)
 
 
 def _refusal(asked: Asked) -> str:

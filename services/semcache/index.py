@@ -27,6 +27,10 @@ OVERHEAD_BYTES = 1500
 class Vectors(Protocol):
     """Vectors of one partition (ann.py)."""
 
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector."""
+
     def __len__(self) -> int: ...
 
     def ids(self) -> Sequence[str]:
@@ -41,6 +45,9 @@ class Vectors(Protocol):
     def nearest(self, vector: Any, count: int) -> list[tuple[float, str]]:
         """(cosine, name), nearest first."""
 
+    def upkeep(self) -> Callable[[], Callable[[], None]] | None:
+        """Work for another thread, where there is any; what it returns is called on this one."""
+
     def check(self) -> None:
         """Assert every invariant."""
 
@@ -54,9 +61,11 @@ class Entry:
         exact, partition: of its request (key.py).
         scope: digest of who may have it.
         category: whose quota it takes from.
-        min_similarity: at which its question was written; a reader takes the stricter of both.
+        min_similarity: at which its question was written, without load; a reader takes the stricter of both.
+        adaptive: whether load may lower it, and prolong `ttl_ns`.
         epochs: of its scope and of the whole cache when its request came.
-        written_ns, expires_ns: monotonic; hits change neither.
+        written_ns, expires_ns: monotonic; hits change neither. At the second one it leaves.
+        ttl_ns: for so long it holds without load, which may be until before `expires_ns`.
         features: of its question; None where it is found by its key alone.
         hits: how often it was given.
     """
@@ -73,12 +82,18 @@ class Entry:
     expires_ns: int
     features: Features | None = None
     vector_bytes: int = 0
+    adaptive: bool = False
+    ttl_ns: int = 0
     hits: int = 0
 
     @property
     def size_bytes(self) -> int:
         """Memory of it, roughly."""
         return OVERHEAD_BYTES + self.answer.size_bytes + self.vector_bytes
+
+    def holds(self, now: int, prolonged: float = 1.0) -> bool:
+        """Whether it is no older than its TTL, which load makes so many times as long."""
+        return now - self.written_ns < self.ttl_ns * prolonged
 
     def score(self, now: int) -> float:
         """What it is worth to keep it."""
@@ -123,10 +138,13 @@ class CacheIndex:
         self._entries: dict[str, Entry] = {}
         self._by_exact: dict[str, str] = {}
         self._partitions: dict[str, Vectors] = {}
+        self._changed: dict[str, None] = {}  # partitions that may be in need of upkeep
+        self.dim = make_vectors().dim
         self._groups = {name: _Group() for name in config.categories}
         self._expiries: list[tuple[int, str]] = []  # heap, with some that left before
         self._epoch = 0
         self._scope_epochs: Counter[bytes] = Counter()
+        self._category_epochs: Counter[str] = Counter()
         self._tombstones: dict[str, int] = {}  # end by exact key
         self._written = 0
         self._left: Counter[str] = Counter()
@@ -143,6 +161,10 @@ class CacheIndex:
     def left(self) -> dict[str, int]:
         """Entries that left, by reason: expired, replaced, epoch, deleted, bad, quota, full."""
         return dict(self._left)
+
+    def knows(self, category: str) -> bool:
+        """Whether there is such a category."""
+        return category in self._groups
 
     def entries(self, category: str) -> int:
         """Entries of a category."""
@@ -166,7 +188,7 @@ class CacheIndex:
         entry = self._entries[name]
         if entry.expires_ns <= now:
             self._remove(entry, "expired")
-        elif entry.epochs != self.epochs(entry.scope):
+        elif entry.epochs != self.epochs(entry.scope, entry.category):
             self._remove(entry, "epoch")
         else:
             return entry
@@ -181,7 +203,7 @@ class CacheIndex:
 
     def refusal(self, now: int, entry: Entry) -> str:
         """Why an entry cannot be kept: `epoch` (it was invalidated while it was computed), `bad`, `expired`, `size`."""
-        if entry.epochs != self.epochs(entry.scope):
+        if entry.epochs != self.epochs(entry.scope, entry.category):
             return "epoch"
         if self._tombstones.get(entry.exact, now) > now:
             return "bad"
@@ -205,6 +227,7 @@ class CacheIndex:
             if entry.partition not in self._partitions:
                 self._partitions[entry.partition] = self._make_vectors()
             self._partitions[entry.partition].add(entry.entry_id, vector)
+            self._changed[entry.partition] = None
 
     def _make_room(self, now: int, entry: Entry) -> None:
         while self._entries and (
@@ -226,6 +249,14 @@ class CacheIndex:
         count = (len(group.ids) + own) / self._config.max_entries
         size = (group.size_bytes + own * entry.size_bytes) / self._config.max_bytes
         return max(count, size) - self._config.categories[category].quota_share
+
+    def upkeep(self) -> Callable[[], Callable[[], None]] | None:
+        """Work on a partition for another thread, where there is any; what it returns is called on this one."""
+        while self._changed:
+            vectors = self._partitions.get(self._changed.popitem()[0])
+            if vectors is not None and (work := vectors.upkeep()) is not None:
+                return work
+        return None
 
     # --- leave ------------------------------------------------------------------------------------------------
 
@@ -249,6 +280,11 @@ class CacheIndex:
         self._remove(entry, reason)
         return True
 
+    def delete_exact(self, exact: str) -> bool:
+        """Remove the entry of an equal request; False when there is none."""
+        name = self._by_exact.get(exact)
+        return name is not None and self.delete(name)
+
     def mark_bad(self, now: int, entry_id: str) -> bool:
         """Somebody said that an answer is wrong: it leaves, and is not kept anew before it would have expired."""
         entry = self._entries.get(entry_id)
@@ -258,18 +294,27 @@ class CacheIndex:
         self._remove(entry, "bad")
         return True
 
-    def epochs(self, scope: bytes) -> tuple[int, int]:
-        """What an entry of a scope must have been written under to hold."""
-        return self._scope_epochs.get(scope, 0), self._epoch
+    def epochs(self, scope: bytes, category: str) -> tuple[int, int]:
+        """What an entry must have been written under to hold; all only grow, so that a sum tells each of them."""
+        return self._scope_epochs.get(scope, 0), self._epoch + self._category_epochs.get(category, 0)
 
-    def invalidate(self, scope: bytes | None = None, dry_run: bool = False) -> int:
-        """Let all entries of a scope, or all there are, hold no more; how many that are."""
-        held = [each for each in self._entries.values() if scope in (None, each.scope)]
+    @property
+    def changes(self) -> int:
+        """How often anything was invalidated."""
+        return self._epoch + self._scope_epochs.total() + self._category_epochs.total()
+
+    def invalidate(self, scope: bytes | None = None, dry_run: bool = False, category: str = "") -> int:
+        """Let all entries of a scope or a category, or all there are, hold no more; how many that are."""
+        held = [
+            each for each in self._entries.values() if scope in (None, each.scope) and category in ("", each.category)
+        ]
         if not dry_run:
-            if scope is None:
-                self._epoch += 1
-            else:
+            if scope is not None:
                 self._scope_epochs[scope] += 1
+            elif category:
+                self._category_epochs[category] += 1
+            else:
+                self._epoch += 1
             for entry in held:
                 self._remove(entry, "epoch")
         return len(held)
@@ -280,6 +325,7 @@ class CacheIndex:
         vectors = self._partitions.get(entry.partition)
         if entry.vector_bytes and vectors is not None:
             vectors.remove(entry.entry_id)
+            self._changed[entry.partition] = None
             if not len(vectors):
                 del self._partitions[entry.partition]
         self._left[reason] += 1

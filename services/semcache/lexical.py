@@ -1,65 +1,32 @@
 """The lexical gate: may two questions that an embedding finds alike have the same answer?
 
 An embedding hardly sees a number, a name or a "not": such pairs reach a cosine of 0.99, where true paraphrases begin at
-0.70. So similarity alone never accepts. Here the words decide: all that carries meaning must be in both questions, in
-the same order; only words that never decide an answer may differ. What is not known counts as meaning, so an unknown
+0.70. So similarity alone never accepts. Here the words decide: what is asked for must be the same, and so must all that
+carries meaning; what only belongs to the way of asking may differ. What is not known counts as meaning, so an unknown
 word costs a hit and never gives a wrong one.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from services.semcache import words
+from services.semcache.concepts import (
+    ACTIONS,
+    LIGHT,
+    MAKING,
+    ONE_SIDED,
+    PERSONS,
+    RELATIONS,
+    SELF_SERVICE,
+    SOFT,
+    UNBOUND,
+    WITH_ACTIONS,
+)
+from services.semcache.reading import FORMS, NOT, OWNERS, Features, Word, features
+from services.semcache.stem import root, stem
 
-NOT = "<not>"
-"""Stands for every negation."""
-
-QUOTED = re.compile(r"`[^`]*`|\"[^\"]*\"|“[^”]*”|«[^»]*»|(?<!\w)'[^']*'(?!\w)|https?://\S+")
-TOKEN = re.compile(r"\d+(?:[.,:/-]\d+)*%?|[^\W\d_]+(?:[-'’][^\W\d_]+)*|\w+|[^\w\s]")
-CONTRACTIONS = re.compile(r"(?i)(\w)n['’]t\b|\b(can)not\b")
-FRONTED = re.compile(r"(?:in|on|at|within|for|with|using|during|from|by|to)\b[^,?!.;]*,", re.IGNORECASE)
-PUNCTUATION = frozenset(".,;:!?()[]{}…-–—'\"’‘“”")
-PLAIN_WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """What the gate looks at; enough to judge a question without its text.
-
-    Attributes:
-        kind: what is asked for: what, who, when, where, why, how, `how <word>`, yes-no, or an order.
-        content: everything that may decide the answer, in the order of the text.
-        quoted: quotations, identifiers in backticks and addresses, as they are.
-        time, modal: of the first auxiliary and the first modal verb; "none" without.
-        bound: (word, preposition) for each word behind one, by what it binds as.
-    """
-
-    kind: str
-    content: tuple[str, ...]
-    quoted: tuple[str, ...]
-    time: str
-    modal: str
-    bound: tuple[tuple[str, str], ...]
-
-
-def features(text: str) -> Features:
-    """What the gate looks at in a question."""
-    quoted = tuple(found.group(0).strip("`\"“”«»'") for found in QUOTED.finditer(text))
-    plain = CONTRACTIONS.sub(lambda found: f"{found.group(1) or found.group(2)} not", QUOTED.sub(' " ', text))
-    # "In Python, how ..." and "How ... in Python?" bind alike: a fronted phrase moves to the end.
-    fronted = FRONTED.match(plain.lstrip())
-    if fronted is not None:
-        rest = plain.lstrip()
-        plain = f"{rest[fronted.end() :].rstrip(' ?.!')} {fronted.group(0)[:-1]}"
-    tokens = _normal(TOKEN.findall(plain))
-    kind, after = _kind(tokens)
-    content, bound = _content(tokens, after)
-    time = next((words.TIMES[token] for token in tokens if token in words.TIMES), "none")
-    modal = next((words.MODALS[token] for token in tokens if token in words.MODALS), "none")
-    return Features(kind, content, quoted, time, modal, bound)
+__all__ = ["Features", "difference", "features"]
 
 
 def difference(asked: Features, known: Features) -> str:
@@ -71,143 +38,130 @@ def difference(asked: Features, known: Features) -> str:
         return "empty"
     if asked.quoted != known.quoted:
         return "quoted"
-    if asked.kind != known.kind:
+    if asked.kind != known.kind and not _where_is_how(asked, known):
         return "kind"
-    if asked.time != known.time and tuple(sorted((asked.time, known.time))) not in words.SAME_TIME:
+    lasting = any(word.form in LASTING for word in asked.content) and "future" not in (asked.time, known.time)
+    lasting = lasting or asked.kind == "how" or all(_has(each, "if") for each in (asked, known))
+    lasting = lasting or (_has(asked, "long") and "past" not in (asked.time, known.time))
+    if asked.time != known.time and not lasting and tuple(sorted((asked.time, known.time))) not in words.SAME_TIME:
         return "time"
-    if asked.modal != known.modal and (asked.kind == "yes-no" or "none" not in (asked.modal, known.modal)):
+    if asked.modal != known.modal and "none" not in (asked.modal, known.modal) and asked.kind != "how":
         return "modal"
-    ours, theirs = Counter(asked.content), Counter(known.content)
-    if (ours[NOT] - theirs[NOT]) % 2:
+    shared, more, less = _matched(asked.content, known.content)
+    if (sum(word.form == NOT for word in more) - sum(word.form == NOT for word in less)) % 2:
         return "negation"
-    more, less = ours - theirs, theirs - ours
-    if any(any(letter.isdigit() for letter in word) for word in [*more, *less]):
+    if any(any(letter.isdigit() for letter in word.form) for word in (*more, *less)):
         return "number"
-    if (more and less) or any(word not in OPTIONAL for word in [*more, *less]):
+    if not _may_differ(asked.kind, [pair[0] for pair in shared], more, less):
         return "words"
-    extra = {*more, *less}
-    # One optional word may stand elsewhere, as in "which city is the capital"; two could have changed places.
-    movable = [set[str](), *({word} for word in OPTIONAL & ours.keys() & theirs.keys())]
-    same = any(_without(asked, extra | each) == _without(known, extra | each) for each in movable)
-    if not same:
+    if _reordered(shared, asked.content, known.content):
         return "order"
-    return "direction" if _turned(dict(asked.bound), dict(known.bound)) else ""
+    return "direction" if _turned(shared) else ""
 
 
-def _turned(ours: dict[str, str], theirs: dict[str, str]) -> bool:
+def _where_is_how(asked: Features, known: Features) -> bool:
+    """Where one can do something oneself and how one does it have one answer."""
+    alike = {asked.kind, known.kind} == {"where", "how"}
+    return alike and all(any(word.verb and word.form in AT_A_PLACE for word in each.content) for each in (asked, known))
+
+
+def _has(judged: Features, form: str) -> bool:
+    return any(word.form == form and not word.name for word in judged.content)
+
+
+def _matched(ours: Iterable[Word], theirs: Iterable[Word]) -> tuple[list[tuple[Word, Word]], list[Word], list[Word]]:
+    """Pairs of one meaning in the order of ours, what only ours has and what only theirs has."""
+    left = list(theirs)
+    shared, more = [], []
+    for word in ours:
+        twin = next((each for each in left if _equal(word, each)), None)
+        if twin is None:
+            more.append(word)
+        else:
+            left.remove(twin)
+            shared.append((word, twin))
+    return shared, more, left
+
+
+def _equal(one: Word, two: Word) -> bool:
+    if one.name and two.name:  # Adam and Adams
+        return one.raw == two.raw
+    return one.form == two.form or one.raw == two.raw
+
+
+def _may_differ(kind: str, shared: list[Word], more: list[Word], less: list[Word]) -> bool:
+    """Whether the words that only one of the questions has decide nothing."""
+    if not shared:
+        return not (more or less)
+    passed, optional = set[str](), set(SOFT_FORMS)
+    for word in shared:
+        if not word.name:
+            passed |= BESIDE.get(word.form, frozenset())
+            optional |= ONE_SIDED.get(word.form, frozenset())
+    for light in LIGHT_FORMS.get(kind, NOTHING):
+        if kind == "what" and light and not all(any(word.form in light for word in each) for each in (more, less)):
+            continue  # what is in it is not what it is
+        over, under = ([word for word in each if word.name or word.form not in passed | light] for each in (more, less))
+        if not (over and under) and all(not word.name and word.form in optional for word in (*over, *under)):
+            return True
+    return False
+
+
+def _reordered(shared: list[tuple[Word, Word]], ours: tuple[Word, ...], theirs: tuple[Word, ...]) -> bool:
+    """Whether two words have changed places that could have changed roles."""
+    passed = set[str]().union(*(BESIDE.get(word.form, ()) for word in ours))
+    places = [
+        (theirs.index(their), our, their)
+        for our, their in shared
+        if our.form not in passed and not (_is_bound_by_nothing(our) and _is_bound_by_nothing(their))
+    ]
+    for late, (place, our, their) in enumerate(places):
+        for earlier, other_our, other_their in places[:late]:
+            if earlier <= place or _told_apart((our, their), (other_our, other_their)):
+                continue
+            if earlier - place > 1 or not _compound((our, their), (other_our, other_their)):
+                return True
+    return False
+
+
+def _is_bound_by_nothing(word: Word) -> bool:
+    """Whether no other word of a question can take a word's role."""
+    if word.name or word.marker in ("from", "to", "than"):
+        return False
+    return word.form in UNORDERED or word.verb or word.form.endswith("est")
+
+
+def _told_apart(one: tuple[Word, Word], two: tuple[Word, Word]) -> bool:
+    """Whether prepositions say in both questions alike which word has which role."""
+    return one[0].marker == one[1].marker and two[0].marker == two[1].marker and one[0].marker != two[0].marker
+
+
+def _compound(late: tuple[Word, Word], early: tuple[Word, Word]) -> bool:
+    """Whether two words that stand side by side are once "land animal" and once "animal on land"."""
+    ours = early[0].marker == "" and late[0].marker in WITHIN and early[1].marker == late[1].marker
+    theirs = late[1].marker == "" and early[1].marker in WITHIN and early[0].marker == late[0].marker
+    return ours or theirs
+
+
+def _turned(shared: list[tuple[Word, Word]]) -> bool:
     """Whether words have changed roles: "to Rome from Oslo", "the effect of heat on ice" and "on heat of ice"."""
-    changed = [(ours[word], theirs[word]) for word in ours if word in theirs and ours[word] != theirs[word]]
+    bound = [(our.marker, their.marker) for our, their in shared if our.marker and their.marker]
+    changed = {pair for pair in bound if pair[0] != pair[1]}
+    if any(our.role != their.role and our.role and their.role for our, their in shared):
+        return True
     return len(changed) > 1 or any("from" in pair for pair in changed)
 
 
-def _without(judged: Features, left_out: set[str]) -> list[str]:
-    return [word for word in judged.content if word not in left_out]
+def _forms(found: Iterable[str]) -> frozenset[str]:
+    return frozenset(FORMS.get(stem(word)) or root(stem(word)) for word in found)
 
 
-def _normal(found: list[str]) -> list[str]:
-    """Tokens with wordings of several words replaced; capitals are kept where they may tell a name from a word."""
-    shouting = not any(any(letter.islower() for letter in token) for token in found)
-    tokens = [token if _is_acronym(token) and not shouting else token.lower().replace("’", "'") for token in found]
-    text = f" {' '.join(tokens)} "
-    text = re.sub(r"(?<=\w)('s|'re|'ve|'d|'ll)(?= )", r" \1", text)
-    text = text.replace(" what 's ", " what is ").replace(" who 's ", " who is ").replace(" where 's ", " where is ")
-    for phrase, replacement in words.PHRASES:
-        text = text.replace(f" {phrase} ", f" {replacement} ")
-    return text.split()
-
-
-def _is_acronym(token: str) -> bool:
-    return len(token) > 1 and token.isupper()
-
-
-def _kind(tokens: list[str]) -> tuple[str, int]:
-    """What is asked for, and how many tokens that took."""
-    for place, token in enumerate(tokens):
-        if token in words.QUESTION_WORDS:
-            following = tokens[place + 1] if place + 1 < len(tokens) else ""
-            if token == "how" and following in words.DEGREES:
-                return f"how {following}", place + 2  # how many, how long, how old
-            kinds = {"which": "what", "whom": "who", "whose": "who"}
-            return kinds.get(token, token), place + 1
-    first = next((token for token in tokens if token not in PUNCTUATION), "")
-    # An order, as in "Convert" and "Could you convert", asks for what "What is" asks for.
-    return ("yes-no" if first in words.AUXILIARIES else "what"), 0
-
-
-def _content(tokens: list[str], after: int) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    """What may decide an answer, in plain forms, and what each such word is bound by.
-
-    Args:
-        after: tokens up to here told what is asked for; a degree among them ("how far") is no content.
-    """
-    found: list[str] = []
-    bound: list[tuple[str, str]] = []
-    binding, doing = "", False
-    spoken = [token for token in tokens if token not in PUNCTUATION]
-    asked = {tokens[after - 1]} & words.DEGREES if after else set()
-    for place, token in enumerate(spoken):
-        last = place == len(spoken) - 1
-        before = spoken[place - 1] if place else ""
-        if token in asked:
-            asked = set()
-        elif token in words.PREPOSITIONS and (last or before in words.BE):
-            found.append(token)  # "What is in it", "What is it for"
-        elif token in words.DO and (last or doing):
-            found.append(token)  # "What do they do"
-        elif token in words.DIRECTIONS:
-            binding = words.DIRECTIONS[token]
-        elif token in words.POSSESSIVES:
-            found.append(words.POSSESSIVES[token])
-        elif token not in words.FRAME and token not in words.QUESTION_WORDS:
-            found.append(_word(token))
-            if binding:
-                bound.append((found[-1], binding))
-            binding = ""
-        doing = doing or token in words.DO
-    return tuple(found), tuple(bound)
-
-
-def _word(token: str) -> str:
-    """A token in its plain form."""
-    if token in words.NEGATIONS:
-        return NOT
-    if token[0].isdigit():
-        return _number(token)
-    return _plain(words.NUMBERS.get(token, token))
-
-
-def _number(token: str) -> str:
-    """1,000 is 1000; 3.50 and 3.5 stay apart, which costs little."""
-    return token.replace(",", "") if re.fullmatch(r"\d{1,3}(,\d{3})+(\.\d+)?%?", token) else token
-
-
-def _plain(word: str) -> str:
-    """The word that stands for all of its meaning: without endings, first of its synonyms."""
-    if not PLAIN_WORD.fullmatch(word):
-        return word
-    stem = _stem(word)
-    return SYNONYMS.get(word, SYNONYMS.get(stem, stem))
-
-
-def _stem(word: str) -> str:
-    """Without the endings of plural, progressive and past; rough, and the same for both questions."""
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
-    for ending, least in (("ing", 6), ("ed", 5)):
-        if word.endswith(ending) and len(word) >= least:
-            word = word[: -len(ending)]
-            if len(word) > 2 and word[-1] == word[-2] and word[-1] not in "ls":
-                word = word[:-1]
-            break
-    else:
-        if word.endswith("es") and len(word) > 4 and word[-3] in "sxzh":
-            word = word[:-2]
-        elif word.endswith("s") and len(word) > 3 and word[-2] not in "su":
-            word = word[:-1]
-    return word
-
-
-OPTIONAL = frozenset(_stem(word) for word in words.OPTIONAL)
-SYNONYMS = {
-    form: _stem(group.split()[0]) for group in words.SAME for each in group.split() for form in (each, _stem(each))
-}
+BESIDE = {FORMS[stem(name)]: _forms((*beside, "have")) for name, (_, beside) in RELATIONS.items()}
+BESIDE |= {name: BESIDE.get(name, frozenset()) | _forms(beside) for name, beside in WITH_ACTIONS.items()}
+WITHIN = frozenset(("of", "in", "on", "for", "at"))
+SOFT_FORMS = _forms(SOFT) | {f"which {each}" for each in PERSONS}
+LASTING = _forms((*(group[0] for group in MAKING), "bear", "die"))
+UNORDERED = _forms((*RELATIONS, *(group[0] for group in (*ACTIONS, *MAKING)), *OWNERS, *SOFT, *UNBOUND))
+NOTHING = (frozenset[str](),)
+LIGHT_FORMS = {kind: NOTHING + tuple(_forms(group.split()) for group in groups) for kind, groups in LIGHT.items()}
+AT_A_PLACE = _forms(SELF_SERVICE)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.core.clock import NS_PER_S
-from services.semcache.config import OTHER, CategoryConfig, LoadConfig, Scope, SemcacheConfig
+from services.semcache.config import OTHER, LoadConfig, Scope, SemcacheConfig
 
 WIDTH = {Scope.KEY: 0, Scope.TENANT: 1, Scope.GLOBAL: 2}
 
@@ -17,6 +17,8 @@ class Policy:
 
     Attributes:
         category: the first of the plausible ones: for labels and the quota.
+        written_similarity, written_ttl_ns: `min_similarity` and `ttl_ns` without load.
+        adaptive: whether load may change them.
     """
 
     category: str
@@ -27,6 +29,9 @@ class Policy:
     ttl_ns: int
     max_temperature: float
     scope: Scope
+    written_similarity: float = 1.0
+    written_ttl_ns: int = 0
+    adaptive: bool = False
 
 
 class PolicyTable:
@@ -63,21 +68,32 @@ class PolicyTable:
             exact=all(each.exact for each in found),
             semantic=self._semantic and all(each.semantic for each in found),
             first_turn_only=any(each.first_turn_only for each in found),
-            min_similarity=max(self._similarity(each) for each in found),
-            ttl_ns=int(min(self._ttl_s(each) for each in found) * NS_PER_S),
+            min_similarity=max(self.lowered(each.min_similarity, each.adaptive) for each in found),
+            ttl_ns=int(min(each.ttl_s * self.prolonged(each.adaptive) for each in found) * NS_PER_S),
             max_temperature=min(each.max_temperature for each in found),
             scope=min((each.scope for each in found), key=WIDTH.__getitem__),
+            written_similarity=max(each.min_similarity for each in found),
+            written_ttl_ns=int(min(each.ttl_s for each in found) * NS_PER_S),
+            adaptive=all(each.adaptive for each in found),
         )
 
-    def _similarity(self, category: CategoryConfig) -> float:
-        """max(floor, min_similarity - drop * ramp); a category below the floor stays where it is (arXiv 2510.26835)."""
-        wanted = category.min_similarity
-        if not category.adaptive:
-            return wanted
-        return min(wanted, max(self._load.similarity_floor, wanted - self._load.similarity_drop * self.ramp))
+    def lowered(self, similarity: float, adaptive: bool) -> float:
+        """What load makes of a least similarity, of a reader's policy or of an entry.
 
-    def _ttl_s(self, category: CategoryConfig) -> float:
-        return category.ttl_s * (1 + self._load.ttl_gain * self.ramp) if category.adaptive else category.ttl_s
+        max(floor, similarity - drop * ramp); what is below the floor stays where it is (arXiv 2510.26835).
+        """
+        if not adaptive:
+            return similarity
+        return min(similarity, max(self._load.similarity_floor, similarity - self._load.similarity_drop * self.ramp))
+
+    def prolonged(self, adaptive: bool) -> float:
+        """What load makes of a TTL, of a reader's policy or of an entry that was written before: 1 + gain * ramp."""
+        return 1 + self._load.ttl_gain * self.ramp if adaptive else 1.0
+
+    @property
+    def most_prolonged(self) -> float:
+        """The most that `prolonged` may become: so long adaptive entries are kept."""
+        return 1 + self._load.ttl_gain if self._load.enabled else 1.0
 
     def state(self) -> object:
         """How far load acts."""

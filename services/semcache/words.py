@@ -1,8 +1,7 @@
-"""Word lists of the lexical gate: what may differ between two wordings of one question.
+"""Word lists of the lexical gate: how people ask, and forms of one word.
 
-A word that is in no list must be in both questions. So a list may only hold words that never decide an answer: no two
-of them may be opposites (first, last, open, close, before, after stand nowhere here), and a word that is missing costs
-hits, never a wrong one.
+A word that is in no list must be in both questions. So a list of words that are passed over may only hold words that
+never decide an answer, and a word that is missing costs hits, never a wrong one.
 """
 
 from __future__ import annotations
@@ -10,39 +9,35 @@ from __future__ import annotations
 ARTICLES = frozenset("a an the this these those some any such".split())
 
 AUXILIARIES = frozenset(
-    """am is are was were be been being do does did will would shall should can could may might must 's 're 've 'd
-    'll""".split()
+    "am is are was were be been being do does did will would shall should can could may might must".split()
 )
-BE = frozenset("am is are was were be".split())
+BE = frozenset("am is are was were be been being".split())
 DO = frozenset("do does did".split())
 
 PRONOUNS = frozenset("i me myself we us you yourself it its there here one that which who whom whose they them".split())
 POSSESSIVES = {"my": "<my>", "mine": "<my>", "our": "<my>", "ours": "<my>", "your": "<your>", "yours": "<your>"}
 
 REQUEST = frozenset(
-    """please kindly tell show give explain describe list name suggest recommend provide define definition meaning idea
-    ideas thanks thank hi hello hey just really actually exactly way method steps step possible called located
-    situated""".split()
+    """please kindly definition idea thank hi hello hey just really actually exactly basically simply precisely
+    locate situate""".split()
 )
 """How people ask, whatever they ask for."""
+ORDERS = frozenset("tell show explain describe list name suggest recommend define clarify give".split())
+"""Likewise, where they are said to who answers: not in "How do I list ..."."""
 
-PREPOSITIONS = frozenset("of in on at to into for with from as using via within than and so then".split())
-"""What binds words together; dropped only between words, and swapped bindings are noticed."""
-
-DIRECTIONS = {"from": "from", "to": "to", "into": "to", "in": "in", "within": "in", "on": "on", "at": "at"} | {
+MARKERS = {"from": "from", "to": "to", "into": "to", "in": "in", "within": "in", "on": "on", "at": "at"} | {
     "of": "of", "for": "for", "with": "with", "using": "with", "via": "with", "than": "than", "as": "as"
 }  # fmt: skip
-"""Prepositions by what they bind their word as."""
+"""Prepositions by what they bind their words as; changed bindings are noticed."""
+PREPOSITIONS = frozenset((*MARKERS, "and", "so", "then"))
+"""Dropped between words."""
 
 FRAME = ARTICLES | AUXILIARIES | PRONOUNS | REQUEST | PREPOSITIONS
 
-OPTIONAL = frozenset("take get convert".split())
-"""Words that one wording may have beyond the other, as in "how long does it take"; never one for another."""
-
 TIMES = (
     dict.fromkeys(("was", "were", "did", "had"), "past")
-    | dict.fromkeys(("will", "'ll", "shall"), "future")
-    | dict.fromkeys(("is", "are", "am", "'s", "'re"), "be")
+    | dict.fromkeys(("will", "shall"), "future")
+    | dict.fromkeys(("is", "are", "am"), "be")
     | dict.fromkeys(("do", "does"), "do")
 )
 """When something is, as far as the first auxiliary tells."""
@@ -54,7 +49,7 @@ MODALS = dict.fromkeys(("can", "could", "may", "might", "possible"), "may") | di
 
 NEGATIONS = frozenset(
     """not no never none nobody nothing nor neither without cannot cant dont doesnt didnt wont isnt arent wasnt werent
-    shouldnt couldnt wouldnt hasnt havent hadnt mustnt except excluding unless avoid lack lacks lacking n't""".split()
+    shouldnt couldnt wouldnt hasnt havent hadnt mustnt except excluding unless avoid lack lacks lacking""".split()
 )
 
 NUMBERS = {
@@ -66,98 +61,48 @@ NUMBERS = {
     if value != 1  # "one" is a pronoun as often
 }
 
-PHRASES = (
-    ("i would like to know", ""),
-    ("i 'd like to know", ""),
-    ("i want to know", ""),
-    ("i need to know", ""),
-    ("do you know", ""),
-    ("let me know", ""),
-    ("i would like", "please"),
-    ("i 'd like", "please"),
-    ("i am looking for", "please"),
-    ("i 'm looking for", "please"),
-    ("i want", "please"),
-    ("i need", "please"),
-    ("can you", "please"),
-    ("could you", "please"),
-    ("would you", "please"),
-    ("tell me about", "what is"),
-    ("information about", "what is"),
-    ("information on", "what is"),
-    ("best way", "way"),
-    ("easiest way", "way"),
-    ("good way", "way"),
-    ("the meaning of", ""),
-    ("which city is the capital", "what is the capital"),
-    ("capital city", "capital"),
-    ("what time", "when"),
-    ("what date", "when"),
-    ("what day", "when"),
-    ("what year", "when"),
-    ("which year", "when"),
-    ("what is the reason", "why"),
-    ("what are the reasons", "why"),
-    ("how come", "why"),
-    ("what place", "where"),
-    ("what are the steps to", "how to"),
-    ("what is the way to", "how to"),
-    ("how much is", "what is"),
-    ("how much are", "what is"),
-    ("what is the number of", "how many"),
-    ("is it possible to", "can i"),
-    ("right now", "now"),
-    ("at the moment", "now"),
-    ("less than", "under"),
-    ("fewer than", "under"),
-    ("more than", "over"),
-    ("most recent", "last"),
-    ("turn on", "enable"),
-    ("switch on", "enable"),
-    ("turn off", "disable"),
-    ("switch off", "disable"),
-    ("set up", "setup"),
-    ("log in", "login"),
-    ("sign in", "login"),
-    ("log out", "logout"),
-    ("sign out", "logout"),
-)
-"""Wordings of two and more words and their plain form, longest first where one begins another."""
+DEMONYMS = {
+    each.split(":")[0]: each.split(":")[1]
+    for each in """african:africa asian:asia australian:australia austrian:austria brazilian:brazil canadian:canada
+    mexican:mexico argentinian:argentina chilean:chile peruvian:peru colombian:colombia cuban:cuba egyptian:egypt
+    moroccan:morocco nigerian:nigeria kenyan:kenya indian:india belgian:belgium israeli:israel iranian:iran iraqi:iraq
+    austrians:austria australians:australia canadians:canada brazilians:brazil mexicans:mexico africans:africa
+    belgians:belgium egyptians:egypt nigerians:nigeria kenyans:kenya chileans:chile peruvians:peru""".split()
+}
+"""Of countries and continents whose adjective is no language and no part of a longer name that differs."""
 
-SAME = (
-    "big large huge",
-    "begin start commence",
-    "buy purchase",
-    "car automobile",
-    "create build make",
-    "cost price",
-    "current currently now",
-    "delete remove erase",
-    "fast quick rapid",
-    "fix repair",
-    "gift present",
-    "invent invention inventor",
-    "learn study",
-    "movie film",
-    "phone telephone",
-    "photo picture image",
-    "allow permit",
-    "shut close",
-    "sick ill",
-    "store shop",
-    "transform change",
-    "win winner won receive received",
-    "write writing wrote written author",
-    "discover discovered discoverer",
-    "dense denser density",
-    "tall taller height high",
-    "deep deeper depth",
-    "old older age",
-    "heavy heavier weigh weight weighs",
-)
-"""Words of one meaning; the first stands for all."""
-
-DEGREES = frozenset("many much long old far tall high deep big large heavy fast often soon hot cold wide".split())
-"""After "how" they ask for a quantity of that kind, and not for a way."""
+MONTHS = frozenset("january february march april may june july august september october november december".split())
 
 QUESTION_WORDS = frozenset("who whom whose when where why how what which".split())
+RELATIVES = frozenset("who whom whose what which".split())
+"""Of the question words those that decide nothing once another one has told what is asked for."""
+
+IRREGULAR = {
+    form: forms.split()[0]
+    for forms in """be been being|begin began begun|bring brought|build built|buy bought|catch caught
+    choose chose chosen|come came|cost costs|die died dying|do done|draw drawn drew
+    drink drank drunk|drive drove driven|eat ate eaten|fly flew flown|forget forgot forgotten
+    get got gotten|give gave given|go went gone goes going|become became becoming|grow grew grown
+    have has had having|hold held|keep kept|know knew known|lead led|lose lost|make made|meet met
+    pay paid|run ran|say said|sell sold|send sent|sing sang sung|speak spoke spoken|spend spent
+    swim swam swum|take took taken|teach taught|tell told|think thought|throw threw thrown
+    understand understood|use used uses|wear wore worn|win won|write wrote written
+    bear bore born|sink sank sunk|fall fell fallen|mean means meant|break broke broken|steal stole stolen
+    hide hid hidden|shake shook shaken|strike struck|light lit|deal dealt|feel felt
+    hang hung|leave left|lend lent|let|read|ride rode ridden|sleep slept|stand stood|stick stuck|tear tore torn
+    wake woke woken|bleed bled|blow blew blown
+    virus viruses|bacterium bacteria|cactus cacti|browse browsing browsed|reimburse reimbursing reimbursed
+    graduate graduating graduated|descale descaling descaled|bake baking baked|require requiring required
+    child children|foot feet|man men|person people persons|tooth teeth|woman women
+    mouse mice|life lifes|create created creating creates|delete deleted deleting
+    complete completed completing|invite invited inviting|write writing
+    develop developed developing|lie lay lain|hear heard|rise rose risen
+    freeze froze frozen freezing|monday mondays|tuesday tuesdays|wednesday wednesdays
+    thursday thursdays|friday fridays|saturday saturdays|sunday sundays|gas gases|during|evening
+    morning|king|ring|spring|string|thing|wing|ceiling|anything|something|everything|nothing|red
+    bed|need needed needing|speed|feed fed|seed|breed|hundred|indeed|exceed exceeded|news|series
+    species|lens|canvas|plus|minus|versus|always|perhaps|sometimes|means|physics|mathematics
+    bus buses|charge charged charging|reset|upset|add added adds adding""".replace("\n", "|").split("|")
+    if forms.strip()
+    for form in forms.split()
+}

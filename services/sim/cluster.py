@@ -15,27 +15,28 @@ from services.core.output import Output
 from services.core.request import Request, WorkerRef
 from services.core.slo import RequestSample
 from services.core.workload import WorkloadRow
-from services.router.recorded import flow_from_header, flow_header
+from services.sim.body import Body
 from services.sim.config import SimConfig
-from services.sim.cores import Cores
+from services.sim.cores import Cores, Edge
 from services.sim.door import Client, Item, SimDoor
-from services.sim.event_queue import EventQueue
+from services.sim.doors import DOOR, Doors
+from services.sim.event_queue import REPORTS_FROM, EventQueue
 from services.sim.faults import Fault, FaultKind
 from services.sim.links import SimLinks
 from services.sim.network import LinkClass, Network, Wire
 from services.sim.outcome import SimRun, WorkerUse, sample_of
-from services.sim.pools import Options, SimPool, check_pools
+from services.sim.pools import Options, SimPool, check_pools, spec_of
+from services.sim.reports import Mailbox
 from services.sim.requests import make_request
 from services.sim.supervisor import Supervisor
-from services.sim.workers import Body, SimWorker
+from services.sim.workers import SimWorker
 from services.worker.assemble import build_worker_core, log_header
-from services.worker.config import WorkerSpec
 
 START_NS = NS_PER_S
 """Workers have reported when the first request may come."""
 SETTLE_NS = NS_PER_S // 10
 SAMPLES_AT_ONCE = 256
-DOOR = "door"
+DELAYS = ("door_ms", "dispatch_ms", "stream_ms", "message_ms", "open_link_ms", "detect_ms")
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ class SimCluster:
         options: Options | None = None,
     ) -> None:
         self.config, self.sim, self.options = config, sim or SimConfig(), options or Options()
-        check_pools(pools)
+        check_pools(pools, self.sim.images.tokens is not None)
         self._pools = {pool.name: pool for pool in pools}
         self.queue = EventQueue()
         self.network = Network(self.queue)
@@ -70,16 +71,12 @@ class SimCluster:
         self._all_workers: list[SimWorker] = []
         delays = self.sim.delays
         self._door_ns, self._dispatch_ns, self.stream_ns, self._message_ns, self._open_ns, self._detect_ns = (
-            round(ms * NS_PER_MS)
-            for ms in (
-                delays.door_ms,
-                delays.dispatch_ms,
-                delays.stream_ms,
-                delays.message_ms,
-                delays.open_link_ms,
-                delays.detect_ms,
-            )
+            round(getattr(delays, name) * NS_PER_MS) for name in DELAYS
         )
+        # A log has an entry for every report, and a report may tell of a fault.
+        quiet = self.sim.fast_forward and not self.options.faults and self.options.record is None
+        quiet = quiet and config.frontdoor.replicas == 1
+        self._mailbox = Mailbox(self.stream_ns) if quiet else None
         self._cut: list[tuple[str, str]] = []
         self._behind_cut: list[tuple[str, Callable[[Any], None], object]] = []
         self.links = SimLinks(
@@ -93,9 +90,9 @@ class SimCluster:
             self.options.nvlink,
         )
         self.links.cut = lambda here, there: self._is_cut(here.worker_id, there.worker_id)
-        cores = self.options.shared_cores
-        self._cores = None if cores is None else Cores(self.queue, cores)
-        self.door = self._make_door()
+        self._cores = None if self.sim.host.cores is None else Cores(self.queue, self.sim.host)
+        self._edge = Edge(self._cores, self.sim.host)
+        self.doors = Doors(config, self.queue, self, self._mailbox, self.options, self._ended)
         self.controller = Supervisor(
             self.queue,
             {pool.name: tuple(f"{pool.name}-{number}" for number in range(pool.replicas)) for pool in pools},
@@ -104,32 +101,14 @@ class SimCluster:
             self.workers,
             self._make_worker,
             self._kill,
+            self._mailbox,
         )
         self._samples: list[RequestSample] = []
         self._ended_ns = START_NS
         self._rows: Iterator[tuple[int, WorkloadRow]] = iter(())
-        self._rows_left = True
-        self._due = 0
+        self._rows_left, self._due = True, 0
         self._sessions = _Sessions()
         self._timelines: list[Client] = []
-
-    def _make_door(self) -> SimDoor:
-        header = flow_header(DOOR, self.config.router, self.config.cache.block_size_tokens)
-        flow = flow_from_header(header)
-        record = self.options.record
-        log = None if record is None else DecisionLog(record(DOOR), flow, "flow", header)
-        door = SimDoor(
-            flow,
-            self.queue,
-            self,
-            self.config.frontdoor.max_running_requests,
-            self._ended,
-            log,
-            self.options.timelines,
-            self.options.check,
-        )
-        door.restless = bool(self.options.faults)
-        return door
 
     # --- the run ------------------------------------------------------------------------------------------------
 
@@ -163,8 +142,8 @@ class SimCluster:
             duration_s=(self._ended_ns - START_NS) / NS_PER_S,
             events=self.queue.count,
             bytes_moved=self.network.bytes_moved,
-            moves=self.door.flow.moves,
-            placements=self.door.flow.placements,
+            moves=self.doors.moves,
+            placements=self.doors.placements,
             timelines=tuple((client.number, client.sent_ns, tuple(client.events or ())) for client in self._timelines),
             spans=tuple((worker.ref.worker_id, tuple(worker.spans or ())) for worker in self._all_workers),
         )
@@ -210,11 +189,11 @@ class SimCluster:
         number, row = what
         now = self.queue.now
         deadline_ns = now + round(self.config.frontdoor.default_deadline_s * NS_PER_S)
-        request = make_request(number, row, self.config.cache.block_size_tokens, deadline_ns)
+        request = make_request(number, row, self.config.cache.block_size_tokens, deadline_ns, self.sim.images.tokens)
         self.queue.at(now + self._door_ns, self._at_door, Client(number, now, row, request))
 
     def _at_door(self, client: Client) -> None:
-        self.door.submit(client)
+        self._edge.request(self.doors.submit, client)
 
     def _ended(self, client: Client) -> None:
         """A request is over: its sample is taken, and the next turn of its session thinks."""
@@ -238,18 +217,27 @@ class SimCluster:
 
     # --- between front door and workers -------------------------------------------------------------------------
 
-    def to_door(self, worker: SimWorker, outputs: Sequence[Output], report: WorkerReport | None) -> None:
-        """An item of a worker's stream."""
-        item = self.door.item(worker, outputs, report)
-        self._pass(worker.ref.worker_id, self.stream_ns, self._item_arrives, item)
+    def to_door(
+        self, worker: SimWorker, outputs: Sequence[Output], report: WorkerReport | None, name: str = DOOR
+    ) -> None:
+        """An item of a worker's stream to a front door."""
+        door = self.doors.by_name[name]
+        item = door.item(worker, outputs, report)
+        sequence = None if outputs else REPORTS_FROM + worker.number
+        self._pass(worker.ref.worker_id, self.stream_ns, self._item_arrives, (door, item), sequence)
 
-    def _item_arrives(self, item: Item) -> None:
+    def _item_arrives(self, what: tuple[SimDoor, Item]) -> None:
+        outputs = () if self._cores is None else [output for output, _ in what[1][1]]
+        self._edge.outputs(outputs, self._item_is_read, what)
+
+    def _item_is_read(self, what: tuple[SimDoor, Item]) -> None:
+        door, item = what
         if item[0].alive:  # what was under way dies with its process
-            self.door.receive(item)
+            door.receive(item)
 
     def dispatch(self, to: WorkerRef, request: Request) -> None:
         """A request on its way to a worker."""
-        self._pass(to.worker_id, self._dispatch_ns, self._call_arrives, (to, Submit(DOOR, request)))
+        self._pass(to.worker_id, self._dispatch_ns, self._call_arrives, (to, Submit(request.front_door, request)))
 
     def cancel(self, to: WorkerRef, event: Cancel) -> None:
         """A cancel on its way to a worker."""
@@ -259,18 +247,26 @@ class SimCluster:
         to, event = what
         worker = self.workers.get(to)
         if worker is None:
-            self.door.lost(to, "its process died")
+            self.doors.lost(to, "its process died")
             return
         if isinstance(event, Submit):
-            worker.dispatches += 1
-        worker.feed(event)
+            worker.submit(event)
+        else:
+            worker.feed(event)
 
-    def _pass(self, worker_id: str, delay_ns: int, arrive: Callable[[Any], None], what: object) -> None:
+    def _pass(
+        self,
+        worker_id: str,
+        delay_ns: int,
+        arrive: Callable[[Any], None],
+        what: object,
+        sequence: int | None = None,
+    ) -> None:
         """Between the front door and a worker: in order, after a delay, and not before a partition heals."""
         if self._cut and self._is_cut(DOOR, worker_id):
             self._behind_cut.append((worker_id, arrive, what))
         else:
-            self.queue.at(self.queue.now + delay_ns, arrive, what)
+            self.queue.at(self.queue.now + delay_ns, arrive, what, sequence)
 
     def tell_peer(self, sender: WorkerRef, to: WorkerRef, message: PeerMessage) -> None:
         """A control message on its way to another worker."""
@@ -290,7 +286,7 @@ class SimCluster:
     def _make_worker(self, ref: WorkerRef, pool_name: str) -> SimWorker:
         """A worker's process begins."""
         pool, config = self._pools[pool_name], self.config
-        built = (self._spec(pool, ref.worker_id), ref, pool.num_blocks, ref.worker_id, 0)
+        built = (spec_of(config, pool, ref.worker_id), ref, pool.num_blocks, ref.worker_id, 0)
         core = build_worker_core(*built)
         log, record = None, self.options.record
         if record is not None:
@@ -307,31 +303,16 @@ class SimCluster:
             round(config.worker.report_every_s * NS_PER_S),
             self.sim.fast_forward,
             self.options.check,
+            tuple(self.doors.by_name),
         )
         worker = SimWorker(len(self._all_workers), ref, body, core, self, log)
         if self.options.timelines:
             worker.spans = []
         self.workers[ref] = worker
+        if self._cut:
+            self._listen()
         self._all_workers.append(worker)
         return worker
-
-    def _spec(self, pool: SimPool, worker_id: str) -> WorkerSpec:
-        config = self.config
-        return WorkerSpec(
-            worker_id=worker_id,
-            cluster_id=config.cluster.name,
-            pool=pool.name,
-            roles=pool.roles,
-            tp=pool.tp,
-            model=config.model,
-            model_folder="",
-            cache=config.cache,
-            transfer=config.transfer,
-            scheduler=pool.scheduler or config.scheduler,
-            prefill=config.prefill,
-            decode=config.decode,
-            worker=config.worker,
-        )
 
     # --- faults -------------------------------------------------------------------------------------------------
 
@@ -343,15 +324,16 @@ class SimCluster:
                     self._kill(worker, "crash")
             case FaultKind.STALL:
                 for worker in self._named(fault.target):
-                    self.door.settle()
+                    self.doors.settle()
                     worker.stall()
                     self.queue.at(self.queue.now + lasts_ns, self._wake, worker)
             case FaultKind.PARTITION:
-                self.door.settle()
+                self.doors.settle()
                 self._cut.append((fault.target, fault.other))
                 for here in self._named(fault.target):
                     for there in self._named(fault.other):
                         self.links.cut_between(here.ref, there.ref)
+                self._listen()
                 self.queue.at(self.queue.now + lasts_ns, self._heal, (fault.target, fault.other))
             case FaultKind.SLOW_LINK:
                 self.network.slow(fault.target, fault.factor)
@@ -364,7 +346,7 @@ class SimCluster:
         """A process dies; its links break at once, everybody else hears of it a little later."""
         if not worker.alive:
             return
-        self.door.settle()
+        self.doors.settle()
         worker.kill()
         del self.workers[worker.ref]
         self.links.lost(worker.ref)
@@ -372,16 +354,25 @@ class SimCluster:
 
     def _death_is_known(self, what: tuple[WorkerRef, str]) -> None:
         self.controller.lost(*what)
-        self.door.lost(*what)
+        self.doors.lost(*what)
 
     def _wake(self, worker: SimWorker) -> None:
         worker.wake()
 
     def _heal(self, pair: tuple[str, str]) -> None:
         self._cut.remove(pair)
+        self._listen()
         waiting, self._behind_cut = self._behind_cut, []
         for worker_id, arrive, what in waiting:
             self._pass(worker_id, 0, arrive, what)
+
+    def _listen(self) -> None:
+        """The front door hears those workers that no partition holds back."""
+        for ref, worker in self.workers.items():
+            if self._is_cut(DOOR, ref.worker_id):
+                worker.cut_off()
+            else:
+                worker.reconnect()
 
     def _fast_again(self, name: str) -> None:
         self.network.slow(name, 1.0)

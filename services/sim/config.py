@@ -49,11 +49,28 @@ class MachinesConfig(Strict):
 
     prefill: str = Field("fitted", description="fitted, opt-13b-a100, or a device such as h100-80g.")
     decode: str = Field("fitted", description="The same for decode workers.")
+    encode: str | None = Field(None, description="The same for encode workers; null: that of prefill workers.")
     model: str | None = Field(None, description="Name of models.py; null: the cluster's model.")
     prefill_stages: int = Field(1, ge=1, description="Pipeline stages of a prefill worker.")
     decode_stages: int = Field(1, ge=1, description="Pipeline stages of a decode worker.")
-    cores: int | None = Field(None, ge=1, description="Cores that all workers share; null: each has its own device.")
     nvlink: bool = Field(True, description="Devices of one host are joined by it.")
+
+
+class ImagesConfig(Strict):
+    """Images of a trace's requests."""
+
+    tokens: int | None = Field(None, ge=1, description="Tokens that an image adds to its prompt; null: none has any.")
+
+
+class HostConfig(Strict):
+    """One host whose cores all workers, the front door and the clients share; `triptych profile` measures it."""
+
+    cores: int | None = Field(None, ge=1, description="null: every worker has a device of its own.")
+    lent_speedup: float = Field(1.0, ge=1, description="Of a decode step with the cores of idle workers.")
+    beside_slowdown: float = Field(1.0, ge=1, description="Of a step while all other cores compute, too.")
+    step_ms: float = Field(0.0, ge=0, description="Around each step of a worker: threads, the next batch, messages.")
+    request_cpu_ms: float = Field(0.0, ge=0, description="CPU of front door and client for a request.")
+    token_cpu_ms: float = Field(0.0, ge=0, description="CPU of front door and client for a token.")
 
 
 class SimConfig(Strict):
@@ -63,3 +80,5 @@ class SimConfig(Strict):
     delays: DelaysConfig = DelaysConfig()
     wires: WiresConfig = WiresConfig()
     machines: MachinesConfig = MachinesConfig()
+    images: ImagesConfig = ImagesConfig()
+    host: HostConfig = HostConfig()

@@ -17,10 +17,12 @@ from services.core.batch import ScheduledBatch
 from services.core.clock import NS_PER_MS
 from services.core.config import CostConfig
 from services.core.errors import ConfigError
+from services.core.quick import quick
 
 Number = TypeVar("Number", float, NDArray[np.float64])
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class StepShape:
     """What a step's time depends on.
@@ -32,6 +34,7 @@ class StepShape:
         cached: tokens before the chunks whose KV is read.
         rows: decodes.
         context: tokens that the decodes look at, their own included.
+        images: images to encode, and `image_tokens` of their embeddings; a step has these alone.
     """
 
     chunks: int
@@ -40,6 +43,8 @@ class StepShape:
     cached: int
     rows: int
     context: int
+    images: int = 0
+    image_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,8 @@ class CostModel(Protocol):
 
 def shape_of(batch: ScheduledBatch) -> StepShape:
     """The shape of a scheduled batch."""
+    if batch.images:
+        return StepShape(0, 0, 0.0, 0, 0, 0, len(batch.images), sum([row.tokens for row in batch.images]))
     tokens, pairs, cached = 0, 0.0, 0
     for row in batch.chunks:
         count = len(row.token_ids)
@@ -152,6 +159,31 @@ def fitted(cost: CostConfig) -> FittedCost:
         Linear(cost.decode_step_ms, cost.decode_row_ms, cost.decode_context_ms),
     )
 
+
+@dataclass(frozen=True, slots=True)
+class WithImages:
+    """A cost model that knows what encoding takes, too.
+
+    Attributes:
+        encode: units are tokens of embeddings, context is images.
+    """
+
+    inner: CostModel
+    encode: Linear
+
+    def step(self, shape: StepShape) -> StepTime:
+        """Time of any step."""
+        if not shape.images:
+            return self.inner.step(shape)
+        return StepTime(nanoseconds(self.encode.ms(shape.image_tokens, float(shape.images))))
+
+    def decode_ns(self, rows: int, context: int, count: int) -> NDArray[np.int64]:
+        """Times of `count` steps of the same decodes: int64, [count]."""
+        return self.inner.decode_ns(rows, context, count)
+
+
+NO_TOKENS = FittedCost(Linear(0.0, 0.0, 0.0), Linear(0.0, 0.0, 0.0))
+"""Of a worker that is never given any."""
 
 # Coefficients that DistServe's authors fitted on A100-80G (github.com/LLMServe/DistServe,
 # simdistserve/estimators/profile_data/profiler-a100-80g.distserve.json; Zhong et al., OSDI 2024, appendix A), by tensor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,12 +31,14 @@ from services.core.timeline import MarkKind
 from services.core.workload import WorkloadRow
 from services.frontdoor.stream import GOOD_ENDS, TokenStream
 from services.router.flow import RequestFlow
-from services.sim.event_queue import EventQueue
+from services.sim.event_queue import REPORTS_FROM, EventQueue
+from services.sim.reports import Mailbox
 from services.sim.workers import TOKEN, SimWorker
 
 OUTCOMES = {"OverloadedError": Outcome.REJECTED, "DeadlineError": Outcome.DEADLINE}
 """What clients see of errors; all others are errors of the server."""
 
+NO_FAILURE = (None, *GOOD_ENDS)
 Item = tuple[SimWorker, tuple[tuple[Output, Sequence[int]], ...], WorkerReport | None]
 """Outputs of a worker, each with the times of the plain tokens that came before it, and its report."""
 
@@ -109,8 +111,10 @@ class SimDoor:
         restless: faults may happen, so that the flow may need every client's tokens at any time.
 
     Args:
+        name: its id.
         flow: decides.
         calls: reaches workers.
+        mailbox: reports that are read when the flow looks; None: they come as items.
         max_running: requests in flight before new ones are refused.
         ended: told of each request that is over.
         timelines: keep all marks, not only the first of each kind.
@@ -118,16 +122,18 @@ class SimDoor:
 
     def __init__(
         self,
+        name: str,
         flow: RequestFlow,
         queue: EventQueue,
         calls: Calls,
+        mailbox: Mailbox | None,
         max_running: int,
         ended: Callable[[Client], None],
         log: DecisionLog | None,
         timelines: bool,
         check: bool,
     ) -> None:
-        self.flow = flow
+        self.name, self.flow = name, flow
         self.clients: dict[str, Client] = {}
         self.restless = False
         self._queue, self._calls, self._log = queue, calls, log
@@ -137,6 +143,8 @@ class SimDoor:
         self._check = check
         self._times: Sequence[int] = ()
         self._timer: int | None = None
+        self._looking = False
+        self._mailbox = mailbox
 
     # --- clients ------------------------------------------------------------------------------------------------
 
@@ -146,16 +154,16 @@ class SimDoor:
         if self._timelines:
             client.events = []
         self.clients[request_id] = client
-        client.mark(MarkKind.RECEIVED, now, "door")
+        client.mark(MarkKind.RECEIVED, now, self.name)
         if len(self.clients) > self._max_running:
             self._end(client, Outcome.REJECTED, "TOO_MANY_REQUESTS")
             return
-        self.feed(Submit("door", client.request, client.request.deadline_ns(0)))
+        self.feed(Submit(self.name, client.request, client.request.deadline_ns(0)))
 
     def _end(self, client: Client, outcome: Outcome, reason: str) -> None:
         del self.clients[client.request.request_id]
         client.ended_ns, client.outcome, client.reason = self._queue.now, outcome, reason
-        client.mark(MarkKind.FINISHED, self._queue.now, "door")
+        client.mark(MarkKind.FINISHED, self._queue.now, self.name)
         self._ended(client)
 
     # --- workers' streams ---------------------------------------------------------------------------------------
@@ -175,14 +183,19 @@ class SimDoor:
         """An item arrives."""
         worker, found, report = item
         if report is not None:
+            if self._mailbox is not None:  # news of a worker's blocks come one after the other
+                self._take(self._mailbox.read_of(worker.reporter, self._queue.now))
             self.feed(report)
         for output, times in found:
             if times:
                 assert isinstance(output, RequestOutput)
+                if self.restless:  # a partition may have held them back until now
+                    times = [min(each, self._queue.now) for each in times]
                 self._plain(worker, output, times)
-            each = by_request((output,))
+            each = (output,) if isinstance(output, RequestOutput) else by_request((output,))
             for told in each:
-                self._note_marks(worker, told)
+                if told.marks:
+                    self._note_marks(worker, told)
             self.feed(Outputs(worker.ref, each))
 
     def _note_marks(self, worker: SimWorker, output: RequestOutput) -> None:
@@ -207,7 +220,7 @@ class SimDoor:
             worker = client.worker
             if worker is None or not worker.alive:
                 continue
-            worker.catch_up()
+            worker.catch_up(now)
             known = worker.core.outputs_of(client.request.request_id)
             if known is None or known[0] != client.attempt:
                 continue
@@ -224,7 +237,33 @@ class SimDoor:
         """Let the flow handle an event."""
         if self.restless and not isinstance(event, Submit):
             self.settle()
+        if self._mailbox is not None and looks(event):
+            self._read()
         self._handle(event)
+
+    def _read(self, _: object = None) -> None:
+        """Let the flow have the reports that arrived by now; while a request waits for a worker, each as it arrives."""
+        assert self._mailbox is not None
+        self._take(self._mailbox.read(self._queue.now))
+
+    def _take(self, reports: Iterable[tuple[int, WorkerReport]]) -> None:
+        for at_ns, report in reports:
+            for action in self.flow.handle(at_ns, report):
+                self._perform(action, self._queue.now)
+
+    def _look_again(self, _: object) -> None:
+        """A report arrives that a request may be waiting for."""
+        self._looking = False
+        self._read()
+        self._keep_looking()
+
+    def _keep_looking(self) -> None:
+        if self._mailbox is None or self._looking or not self.flow.waits:
+            return
+        next_ns = self._mailbox.next_ns
+        if next_ns is not None:
+            self._looking = True
+            self._queue.at(max(next_ns, self._queue.now), self._look_again, None, REPORTS_FROM)
 
     def _handle(self, event: Event) -> None:
         now = self._queue.now
@@ -237,6 +276,7 @@ class SimDoor:
             self._perform(action, now)
         if actions or not isinstance(event, WorkerReport):
             self._set_timer()
+        self._keep_looking()
 
     def _perform(self, action: Action, now: int) -> None:
         match action:
@@ -248,10 +288,10 @@ class SimDoor:
                     kind = MarkKind.DISPATCHED
                     if MarkKind.DISPATCHED in client.marks:
                         kind = MarkKind.CONTINUED if action.request.resume else MarkKind.RETRIED
-                    client.mark(kind, now, "door")
+                    client.mark(kind, now, self.name)
                 self._calls.dispatch(action.to, action.request)
             case CancelRemote():
-                event = Cancel("door", action.request_id, action.finish, action.reason, action.attempt)
+                event = Cancel(self.name, action.request_id, action.finish, action.reason, action.attempt)
                 self._calls.cancel(action.to, event)
             case Reject():
                 client = self.clients.get(action.request_id)
@@ -264,7 +304,8 @@ class SimDoor:
         client = self.clients.get(action.destination)
         if client is None:
             return
-        for output in by_request(action.outputs):
+        for output in action.outputs:
+            assert isinstance(output, RequestOutput), "the flow has no others"
             ready = client.stream.push(output)
             if ready:
                 in_order = len(ready) == len(self._times)
@@ -277,11 +318,11 @@ class SimDoor:
 
     def lost(self, worker: WorkerRef, reason: str) -> None:
         """A worker's process is gone."""
-        self.feed(WorkerLost("door", worker, reason))
+        self.feed(WorkerLost(self.name, worker, reason))
 
     def gap(self, worker: WorkerRef) -> None:
         """Items of a worker's stream were lost."""
-        self.feed(StreamGap("door", worker))
+        self.feed(StreamGap(self.name, worker))
 
     def _set_timer(self) -> None:
         wake = self.flow.next_wake()
@@ -295,6 +336,13 @@ class SimDoor:
         self._timer = None
         wake = self.flow.next_wake()
         if wake is not None and wake <= self._queue.now:
-            self.feed(Tick("door"))
+            self.feed(Tick(self.name))
         else:
             self._set_timer()
+
+
+def looks(event: Event) -> bool:
+    """Whether the flow may look at its workers now: it places a request, or looks for those that are silent."""
+    if isinstance(event, Outputs):
+        return bool([output for output in event.outputs if output.finish not in NO_FAILURE])
+    return not isinstance(event, WorkerReport)

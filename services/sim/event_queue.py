@@ -6,8 +6,10 @@ import heapq
 from collections.abc import Callable
 from typing import Any
 
-OTHERS_FROM = 1 << 20
-"""Sequence numbers below belong to step ends: a worker's step ends before anything else that happens at that time."""
+REPORTS_FROM = 1 << 20
+OTHERS_FROM = 1 << 21
+"""A worker's step ends before anything else that happens at that time: sequence numbers below REPORTS_FROM belong to
+the ends of steps. The next ones belong to reports of quiet periods, and to their arrivals."""
 
 
 class EventQueue:
@@ -33,7 +35,7 @@ class EventQueue:
         """Call `do(what)` at a time that is not past.
 
         Args:
-            sequence: below OTHERS_FROM for an end of a step; None: after everything that was filed for that time.
+            sequence: below OTHERS_FROM for what comes first; None: after everything that was filed for that time.
         """
         self._filed += 1
         filed = self._filed

@@ -12,7 +12,7 @@ from services.core.clock import NS_PER_S
 from services.core.peer import LinkKey
 from services.core.request import WorkerRef
 from services.sim.event_queue import EventQueue
-from services.sim.network import Flow, LinkClass, Network, Place, Wires, link_class, ports_between
+from services.sim.network import Flow, LinkClass, Network, Place, Port, Wires, link_class, ports_between
 
 SOURCE = "link"
 LAYER_GROUPS = 10
@@ -39,6 +39,7 @@ class _Link:
         opened: ends that opened it.
         ready_ns: when it can carry bytes; None while an end lacks.
         waits_for_step: the part at the head waits for this step of its sender.
+        way: latency, bandwidth and shared ports between its ends.
     """
 
     key: LinkKey
@@ -49,6 +50,7 @@ class _Link:
     busy: bool = False
     flow: Flow | None = None
     waits_for_step: int | None = None
+    way: tuple[int, float, tuple[Port, ...]] | None = None
 
 
 class SimLinks:
@@ -83,6 +85,7 @@ class SimLinks:
         self._timeouts = timeouts
         self._nvlink = nvlink
         self._links: dict[LinkKey, _Link] = {}
+        self._lost: set[LinkKey] = set()  # only asked, never walked through
         self._stepping: dict[WorkerRef, list[_Link]] = {}
         self.cut: Callable[[WorkerRef, WorkerRef], bool] = lambda _here, _there: False
 
@@ -90,7 +93,9 @@ class SimLinks:
         """One end opens; bytes can flow when both have."""
         link = self._links.setdefault(key, _Link(key))
         link.opened.append(me)
-        if not {key.sender, key.receiver} <= self._ends.keys() or self.cut(key.sender, key.receiver):
+        # A grant that was under way when its link broke names it still; the other end will not open it again.
+        alive = key not in self._lost and {key.sender, key.receiver} <= self._ends.keys()
+        if not alive or self.cut(key.sender, key.receiver):
             self._queue.at(self._queue.now + self._detect_ns, self._lose, (link, "no peer"))
         elif len(link.opened) == 2:
             link.ready_ns = self._queue.now + self._open_ns
@@ -160,15 +165,19 @@ class SimLinks:
         return float(len(link.sends[0].blocks) * self._ends[link.key.sender].block_bytes)
 
     def _start(self, link: _Link, size: float, then: Callable[[_Link], None]) -> None:
-        here, there = self._ends[link.key.sender].place, self._ends[link.key.receiver].place
-        kind: LinkClass = link_class(here, there, self._nvlink)
-        wire = self._wires[kind]
+        latency_ns, bytes_per_s, ports = link.way = link.way or self._way(link.key)
 
         def passed() -> None:
             link.flow = None
-            self._queue.at(self._queue.now + round(wire.latency_s * NS_PER_S), self._if_alive, (link, then))
+            self._queue.at(self._queue.now + latency_ns, self._if_alive, (link, then))
 
-        link.flow = self._network.start(ports_between(here, there, kind), wire.bytes_per_s, size, passed)
+        link.flow = self._network.start(ports, bytes_per_s, size, passed)
+
+    def _way(self, key: LinkKey) -> tuple[int, float, tuple[Port, ...]]:
+        here, there = self._ends[key.sender].place, self._ends[key.receiver].place
+        kind: LinkClass = link_class(here, there, self._nvlink)
+        wire = self._wires[kind]
+        return round(wire.latency_s * NS_PER_S), wire.bytes_per_s, ports_between(here, there, kind)
 
     def _if_alive(self, what: tuple[_Link, Callable[[_Link], None]]) -> None:
         link, then = what
@@ -209,6 +218,7 @@ class SimLinks:
         if self._links.get(link.key) is not link:
             return
         del self._links[link.key]
+        self._lost.add(link.key)
         if link.flow is not None:
             self._network.stop(link.flow)
         for ref, posts in ((link.key.sender, link.sends), (link.key.receiver, link.receives)):

@@ -12,6 +12,21 @@ DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8": 1}
 
 
 @dataclass(frozen=True, slots=True)
+class VisionSpec:
+    """The tower that turns images into embeddings.
+
+    Attributes:
+        weights: of it.
+        patches: of one image, over all its slices; each is multiplied with every weight.
+        tokens: of one image's embedding, that the language model reads.
+    """
+
+    weights: int
+    patches: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One model.
 
@@ -23,6 +38,7 @@ class ModelSpec:
         shared_ffn: inner width of a feed-forward that every token uses beside its experts.
         tied: the output projection is the embedding table.
         weight_bytes, kv_bytes: of one weight, of one stored number of a key or value.
+        vision: its tower; None: it reads text alone.
     """
 
     name: str
@@ -40,6 +56,7 @@ class ModelSpec:
     tied: bool = False
     weight_bytes: float = 2.0
     kv_bytes: float = 2.0
+    vision: VisionSpec | None = None
 
     @property
     def attention_weights(self) -> int:
@@ -95,6 +112,9 @@ MODELS = {
         ModelSpec("llama-3-8b", 32, 4096, 32, 8, 128, 14336, 128256),
         ModelSpec("llama-3-70b", 80, 8192, 64, 8, 128, 28672, 128256),
         ModelSpec("mixtral-8x7b", 32, 4096, 32, 8, 128, 14336, 32000, experts=8, active_experts=2),
+        # Qwen2-7B behind SigLIP-400M; an image of 12 megapixels is 10 slices of 1,024 patches, 64 tokens each
+        # (config.json and paper of MiniCPM-V 2.6, Yao et al., 2024)
+        ModelSpec("minicpm-v-2.6", 28, 3584, 28, 4, 128, 18944, 151666, vision=VisionSpec(428_000_000, 10_240, 640)),
         # float16 of the CPU engine: weights of two bytes, keys and values of four
         ModelSpec("smollm2-135m-instruct", 30, 576, 9, 3, 64, 1536, 49152, tied=True, kv_bytes=4.0),
     )

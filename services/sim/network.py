@@ -161,13 +161,14 @@ class Network:
         """Give every flow its fair rate and plan the next end."""
         ports = [port for flow in self._flows for port in flow.ports]
         if len(set(ports)) == len(ports):  # nobody shares anything
+            capacity = self._capacity if not self._slower else {port: self.capacity(port) for port in ports}
             for flow in self._flows:
-                flow.rate = min([flow.limit, *map(self.capacity, flow.ports)])
+                flow.rate = min([flow.limit, *[capacity[port] for port in flow.ports]])
         else:
             self._fill()
         self._planned += 1
         if self._flows:
-            first_s = min(max(flow.left, 0.0) / flow.rate for flow in self._flows)
+            first_s = min([max(flow.left, 0.0) / flow.rate for flow in self._flows])
             self._queue.at(self._queue.now + max(1, round(first_s * NS_PER_S)), self._ended, self._planned)
 
     def _fill(self) -> None:

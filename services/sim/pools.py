@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from services.cluster.config import ClusterConfig
 from services.core.errors import ConfigError
 from services.scheduling.config import SchedulerConfig
 from services.sim.cost_model import CostModel
 from services.sim.faults import Fault
 from services.sim.network import Place
+from services.worker.config import WorkerSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,6 @@ class Options:
     """What a run does beside computing its result.
 
     Attributes:
-        shared_cores: of the one host that all workers share; None: every worker has a device of its own.
         nvlink: devices of a host are joined by it.
         faults: what goes wrong.
         record: (name of a log) -> where its lines go; None: no decision logs.
@@ -57,7 +58,6 @@ class Options:
         gaps: keep the time between any two tokens of each request.
     """
 
-    shared_cores: int | None = None
     nvlink: bool = False
     faults: tuple[Fault, ...] = ()
     record: Callable[[str], Callable[[str], object]] | None = None
@@ -66,8 +66,8 @@ class Options:
     gaps: bool = True
 
 
-def check_pools(pools: Sequence[SimPool]) -> None:
-    """Hold that there are workers for both stages.
+def check_pools(pools: Sequence[SimPool], images: bool = False) -> None:
+    """Hold that there are workers for both stages, and for `images` where requests may have some.
 
     Raises:
         ConfigError: a stage that nobody hosts, two pools of one name, or a worker without KV blocks.
@@ -75,9 +75,29 @@ def check_pools(pools: Sequence[SimPool]) -> None:
     names = [pool.name for pool in pools]
     if len(set(names)) < len(names):
         raise ConfigError("pools", ", ".join(names), "two pools have one name; rename one")
-    for role in ("prefill", "decode"):
+    for role in ("encode", "prefill", "decode") if images else ("prefill", "decode"):
         if not any(role in pool.roles and pool.replicas for pool in pools):
             raise ConfigError("pools", ", ".join(names), f"no worker hosts the {role} stage; add a pool that does")
     for pool in pools:
         if pool.num_blocks < 1:
             raise ConfigError(f"pools.{pool.name}.num_blocks", pool.num_blocks, "the model leaves no memory for KV")
+
+
+def spec_of(config: ClusterConfig, pool: SimPool, worker_id: str) -> WorkerSpec:
+    """What a worker of a pool is told of itself."""
+    return WorkerSpec(
+        worker_id=worker_id,
+        cluster_id=config.cluster.name,
+        pool=pool.name,
+        roles=pool.roles,
+        tp=pool.tp,
+        model=config.model,
+        model_folder="",
+        cache=config.cache,
+        transfer=config.transfer,
+        scheduler=pool.scheduler or config.scheduler,
+        encode=config.encode,
+        prefill=config.prefill,
+        decode=config.decode,
+        worker=config.worker,
+    )

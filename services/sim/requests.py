@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.core.clock import NS_PER_MS
-from services.core.request import Request, SamplingParams
+from services.core.request import Image, Request, SamplingParams
 from services.core.workload import WorkloadRow
 from services.kvcache.block import HASH_BYTES
 
@@ -11,23 +11,31 @@ PROMPT_ROOM = 1 << 16
 _TOKENS: tuple[int, ...] = (0,) * PROMPT_ROOM
 
 
-def make_request(number: int, row: WorkloadRow, block_size: int, deadline_ns: int) -> Request:
+def make_request(
+    number: int, row: WorkloadRow, block_size: int, deadline_ns: int, image_tokens: int | None = None
+) -> Request:
     """A request of the row's lengths; it has the prefix hashes of the row's shared blocks, all ids are alike.
 
     Args:
         number: place in the workload; names the request.
         block_size: tokens in a KV block.
         deadline_ns: on the virtual clock.
+        image_tokens: that each image adds to the prompt; None: images are left out.
     """
+    images: tuple[Image, ...] = ()
+    if image_tokens is not None:
+        images = tuple(Image(f"{number}/{place}".encode(), image_tokens) for place in range(row.images))
     return Request(
         request_id=f"r{number}",
         attempt=1,
-        prompt=tokens(max(1, row.input_tokens)),
+        prompt=tokens(max(1, row.input_tokens) + sum(image.tokens for image in images)),
         block_hashes=prefix_hashes(row, block_size),
         sampling=SamplingParams(max_tokens=max(1, row.output_tokens)),
         front_door="door",
         deadline_unix_ms=deadline_ns // NS_PER_MS,
         tenant=row.tenant,
+        category=row.category,
+        images=images,
     )
 
 

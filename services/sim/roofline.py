@@ -18,11 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.core.errors import ConfigError
-from services.sim.cost_model import StepShape, StepTime, nanoseconds, nanoseconds_each
+from services.sim.cost_model import Linear, StepShape, StepTime, nanoseconds, nanoseconds_each
 from services.sim.models import ModelSpec
 
 REACHED_FLOPS = 0.65
 REACHED_BANDWIDTH = 0.65
+REACHED_BY_VISION = 0.065
+"""The same of a vision tower, what makes slices of pictures included: 43 ms a slice of 1,024 patches on an A100. EPD's
+table 1 has 3.08 s of 64 frames of one slice and 0.42 s of 8 (Singh et al., 2025, MiniCPM-V): 47.5 ms a frame, 4 of them
+the prompt's 64 tokens. Its table 4 says the same: 42 to 46 ms for each of the ten slices of a large image."""
 LAYER_OVERHEAD_S = 20e-6
 """Launches of a layer's kernels."""
 ALL_REDUCE_LATENCY_S = 15e-6
@@ -191,3 +195,17 @@ class Roofline:
             other_s += 2 * model.layers * (ring + ALL_REDUCE_LATENCY_S)
         other_s += (self.stages - 1) * (activations / self.device.link_bytes_per_s + HOP_LATENCY_S)
         return 1e3 * (linear_s + other_s)
+
+
+def vision_cost(model: ModelSpec, device: Device) -> Linear:
+    """Time of a step of images on one device: the tower is read once, each image's patches are multiplied with it.
+
+    Raises:
+        ConfigError: the model reads text alone.
+    """
+    vision = model.vision
+    if vision is None:
+        raise ConfigError("model", model.name, "has no vision tower; leave images out, or name a model that has one")
+    read_s = vision.weights * model.weight_bytes / (device.bytes_per_s * REACHED_BANDWIDTH)
+    image_s = 2.0 * vision.weights * vision.patches / (device.flops * REACHED_BY_VISION)
+    return Linear(1e3 * read_s, 0.0, 1e3 * image_s)

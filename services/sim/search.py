@@ -14,17 +14,18 @@ from multiprocessing.pool import Pool
 from typing import TypeVar
 
 from services.cluster.config import ClusterConfig
-from services.sim.config import SimConfig, WireConfig
+from services.sim.config import ImagesConfig, SimConfig, WireConfig
 from services.sim.models import ModelSpec
 from services.sim.plan import reasons
 from services.sim.plan.bounds import Bound
 from services.sim.plan.choose import best_of, candidates, finalists, placements
 from services.sim.plan.config import HardwareConfig
 from services.sim.plan.goodput import Goodput, Objective, Search, Unit, check_lengths, find_goodput
-from services.sim.plan.instances import Group, Instance, Refused, group_of, instances
+from services.sim.plan.instances import Group, Instance, Refused, encoders, group_of, instances
 from services.sim.plan.placement import Aim, Kind, Limits, Placement, pareto, ranked
 from services.sim.plan.validate import Scene, Validation, confirmed
 from services.sim.plan.workload import Workload
+from services.sim.speculation import Speculation, speculating
 
 Progress = Callable[[str, float], None]
 """What is done right now, and the share of the whole."""
@@ -47,6 +48,7 @@ class Question:
     Attributes:
         rate: requests a second that must be taken; None: the trace's own, where the aim needs one.
         config: of the cluster, for everything that the plan does not choose.
+        speculation: measured acceptance and price of guesses; None: nobody guesses.
         unit_requests: of one run of one worker, at least.
         full_requests: of one validation of a whole cluster.
     """
@@ -62,6 +64,7 @@ class Question:
     full_requests: int = 2000
     processes: int = 2
     seed: int = 0
+    speculation: Speculation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +153,14 @@ def plan(question: Question, progress: Progress = lambda _text, _share: None) ->
     groups = tuple(map(group_of, question.hardware.groups))
     buildable, refused = instances(question.model, groups)
     reasons.check_fits(question.model, groups, buildable, refused)
+    if question.speculation is not None:
+        known = question.speculation
+        buildable = [speculating(each, known, groups[each.group].device) for each in buildable]
     check_lengths(question.workload, buildable)
     limits = limits_of(question, groups)
     with workers(question.processes) as pool:
-        goodputs, skipped, hopeless = _search(question, buildable, pool, progress)
+        encode = encoders(question.model, groups) if question.workload.pictures is not None else []
+        goodputs, skipped, hopeless = _search(question, buildable, encode, pool, progress)
         reasons.check_phases(goodputs, hopeless, question.objective)
         found = placements(goodputs, limits)
         if not found:
@@ -192,27 +199,29 @@ def limits_of(question: Question, groups: tuple[Group, ...]) -> Limits:
         question.aim,
         rate,
         hardware.between_hosts.gbytes_per_s * 1e9,
-        question.workload.mean_input * question.model.kv_token_bytes,
+        question.workload.mean_prompt * question.model.kv_token_bytes,
         hardware.max_price_per_hour,
         hardware.max_watts,
     )
 
 
 def _search(
-    question: Question, buildable: Sequence[Instance], pool: Pool | None, progress: Progress
+    question: Question, buildable: Sequence[Instance], encode: Sequence[Instance], pool: Pool | None, progress: Progress
 ) -> tuple[list[Goodput], int, list[tuple[Unit, Bound]]]:
     """Goodput of every worker that is worth it, wave by wave; how many were skipped; which ones are hopeless."""
-    waiting = candidates(buildable, question.workload, question.objective)
+    waiting = candidates(buildable, question.workload, question.objective, encode)
     total = sum(len(each.waiting) for each in waiting.values())
     hopeless = [each for kept in waiting.values() for each in kept.hopeless]
-    reasons.check_alone({phase for (_, phase), kept in waiting.items() if kept.waiting}, hopeless, question.objective)
+    reasons.check_alone(
+        {phase for (_, phase, _), kept in waiting.items() if kept.waiting}, hopeless, question.objective
+    )
     while True:
         jobs, owners = [], []
         for kept in waiting.values():
             for unit, top in kept.next_wave():
                 start = min(top.start or top.rate, top.rate)
                 search = Search(question.unit_requests, question.seed, start, top.rate, top.constraint)
-                jobs.append(UnitJob(unit, question.workload, question.objective, question.config, search))
+                jobs.append(UnitJob(unit, question.workload, kept.objective, question.config, search))
                 owners.append(kept)
         if not jobs:
             break
@@ -288,5 +297,8 @@ def _scene(question: Question, groups: tuple[Group, ...]) -> Scene:
     between = question.hardware.between_hosts
     wire = WireConfig(latency_us=between.latency_us, gbytes_per_s=between.gbytes_per_s)
     sim = SimConfig()
-    sim = sim.model_copy(update={"wires": sim.wires.model_copy(update={"rack": wire})})
+    vision = question.model.vision
+    pictures = vision is not None and question.workload.pictures is not None
+    images = ImagesConfig(tokens=vision.tokens if vision is not None and pictures else None)
+    sim = sim.model_copy(update={"wires": sim.wires.model_copy(update={"rack": wire}), "images": images})
     return Scene(groups, question.workload, question.objective, question.config, sim, question.seed)

@@ -10,6 +10,7 @@ from services.core.actions import Drain, Event, Launch, Stop, Tick, WorkerLost, 
 from services.core.clock import NS_PER_S
 from services.core.request import WorkerRef
 from services.sim.event_queue import EventQueue
+from services.sim.reports import Mailbox
 from services.sim.workers import SimWorker
 
 LOOK_EVERY_NS = NS_PER_S // 10
@@ -25,6 +26,7 @@ class Supervisor:
         workers: live processes.
         make: (worker, pool) -> its process.
         kill: (process, reason) -> ends it; its loss is told to `lost` a little later.
+        mailbox: where quiet workers' reports are read; None: they are sent.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class Supervisor:
         workers: Mapping[WorkerRef, SimWorker],
         make: Callable[[WorkerRef, str], SimWorker],
         kill: Callable[[SimWorker, str], None],
+        mailbox: Mailbox | None,
     ) -> None:
         self.machine = Reconciler(desired, config)
         self._queue, self._config, self._start_ns = queue, config, start_ns
         self._workers, self._make, self._kill = workers, make, kill
+        self._mailbox = mailbox
         self._incarnations: dict[str, int] = {}
         self._wake: int | None = None
 
@@ -75,16 +79,17 @@ class Supervisor:
     def _ask(self, _: object) -> None:
         """Every worker is asked whether it lives."""
         for worker in list(self._workers.values()):
-            if not worker.stalled and worker.last_report is not None:
+            if not worker.stalled and worker.reporter.last is not None:
                 # A sign of life moves the next look further away: the timer that stands is early enough.
-                self.machine.handle(self._queue.now, worker.last_report)
+                self.machine.handle(self._queue.now, worker.reporter.last)
         self._queue.at(self._queue.now + round(self._config.ping_every_s * NS_PER_S), self._ask)
 
     def _start(self, action: Launch) -> None:
         incarnation = self._incarnations[action.worker_id] = self._incarnations.get(action.worker_id, 0) + 1
         worker = self._make(WorkerRef(action.worker_id, incarnation), action.pool)
         self._tell(WorkerStarted(SOURCE, worker.ref, action.pool))
-        worker.keep_reporting()
+        for reporter in worker.reporters.values():
+            reporter.begin(self._mailbox)
 
     def _stop(self, action: Stop) -> None:
         """End a process: at once, or when it is idle."""

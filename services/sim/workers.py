@@ -1,16 +1,14 @@
 """One simulated worker: performs every action of its core on the cost model, the links and the virtual clock.
 
 Steady decode steps are passed over: while nothing but tokens would come of them, their ends are known ahead, and the
-core is brought up to date when something else happens (`WorkerCore.skip_steps`). The tokens of such steps are not sent
-one by one; `times` says when each reached the front door.
+core is brought up to date when something else happens (`WorkerCore.skip_steps`). `times` says when their tokens came.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,23 +26,26 @@ from services.core.actions import (
     RunStep,
     SendPeer,
     StepDone,
+    Submit,
     Tick,
     WorkerReport,
 )
 from services.core.batch import ScheduledBatch, StepOutput
 from services.core.decision_log import DecisionLog
-from services.core.output import Output, StepTokens
+from services.core.output import Output
 from services.core.request import WorkerRef
 from services.scheduling.host import WorkerCore
-from services.sim.cores import Cores
-from services.sim.cost_model import CostModel, StepShape, shape_of
+from services.sim.body import Body, Use
+from services.sim.cost_model import StepShape, shape_of
 from services.sim.event_queue import EventQueue
 from services.sim.links import SimLinks
-from services.sim.network import Place
+from services.sim.reports import Reporter
 
 TOKEN = 0
 """What the model of a simulated worker samples, always: lengths decide everything, ids nothing."""
 LONGEST_WINDOW = 4096
+NEVER = 1 << 62
+"""Stands for the time at which a token gets through that a partition holds back."""
 SOURCE = "runner"
 
 
@@ -58,48 +59,8 @@ class Surroundings(Protocol):
     def tell_peer(self, sender: WorkerRef, to: WorkerRef, message: PeerMessage) -> None:
         """Send a control message."""
 
-    def to_door(self, worker: SimWorker, outputs: Sequence[Output], report: WorkerReport | None) -> None:
-        """Send an item of the worker's stream."""
-
-
-@dataclass(slots=True)
-class Use:
-    """What a worker did: time in steps, steps, tokens of prompts, decoded tokens, and most blocks in use at once."""
-
-    busy_ns: int = 0
-    steps: int = 0
-    prefill_tokens: int = 0
-    decode_tokens: int = 0
-    peak_blocks: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    """What a worker's process is made of.
-
-    Attributes:
-        pool: launch pool.
-        roles: stages of it.
-        cost: of its steps.
-        block_bytes: KV of one block, over all ranks.
-        place: where it is.
-        cores: of its host, which it shares; None: it computes on a device of its own.
-        threads: cores that a step uses.
-        report_ns: longest time without a report.
-        fast: pass over steady steps.
-        check: assert every invariant after each event.
-    """
-
-    pool: str
-    roles: tuple[str, ...]
-    cost: CostModel
-    block_bytes: int
-    place: Place
-    cores: Cores | None
-    threads: int
-    report_ns: int
-    fast: bool
-    check: bool
+    def to_door(self, worker: SimWorker, outputs: Sequence[Output], report: WorkerReport | None, name: str) -> None:
+        """Send an item of the worker's stream to a front door."""
 
 
 class SimWorker:
@@ -118,7 +79,6 @@ class SimWorker:
         self.ref, self.number, self.core, self.body = ref, number, core, body
         self.place, self.block_bytes = body.place, body.block_bytes
         self.steps_done = 0
-        self.dispatches = 0
         self.alive = True
         self.use = Use()
         self.times: array[int] = array("q")
@@ -126,6 +86,15 @@ class SimWorker:
         self._world, self._queue, self._log = world, world.queue, log
         # A log has an entry for every step, and shared cores have no end that is known ahead.
         self.fast = body.fast and log is None and body.cores is None
+        self._post: Callable[[Any], None] = lambda action: world.links.post(ref, action)
+        self._perform_by: dict[type[Action], Callable[[Any], None]] = {
+            Emit: self._emit,
+            SendPeer: lambda action: world.tell_peer(ref, action.to, PeerMessage(ref, 0, action.body)),
+            PostSend: self._post_send,
+            PostReceive: self._post,
+            OpenLink: lambda action: world.links.open(ref, action.link),
+            CloseLink: lambda action: world.links.close(action.link, action.reason),
+        }
         self._version = 0
         self._batch: ScheduledBatch | None = None
         self._shape: StepShape | None = None
@@ -137,13 +106,27 @@ class SimWorker:
         self._steady = self._passed = 0
         self._end_ns = 0
         self._timer: int | None = None
-        self._report_sequence = 0
-        self._reported_ns = 0
-        self.last_report: WorkerReport | None = None
+        self.reporters = {
+            door: Reporter(self, self._queue, door, body.pool, body.roles, body.report_ns) for door in body.doors
+        }
+        self.reporter = self.reporters[body.doors[0]]
+        self._timed_step = -1
         self._held: list[Event] | None = None
         self._missed = False
+        self._cut_from: int | None = None
+        if body.cores is not None:
+            body.cores.join(number, body.threads)
 
     # --- events in ----------------------------------------------------------------------------------------------
+
+    def submit(self, event: Submit) -> None:
+        """A front door dispatched a request."""
+        self.reporter.until(self._queue.now)
+        self.reporters[event.source].dispatches += 1
+        self.feed(event)
+        for door, reporter in self.reporters.items():
+            if door != event.source:
+                reporter.soon()
 
     def feed(self, event: Event) -> None:
         """Something happened."""
@@ -152,7 +135,9 @@ class SimWorker:
         if self._held is not None:
             self._held.append(event)
             return
-        self.catch_up()
+        now = self._queue.now
+        self.reporter.until(now)
+        self.catch_up(now)
         self._handle(event, 0)
         if self._ends is not None:
             self._shorten()
@@ -164,50 +149,45 @@ class SimWorker:
             self._log.record(now, event, actions)
         if self.body.check:
             self.core.check()
-        batch = None
+        batch, perform_by = None, self._perform_by
+        if len(self.reporters) > 1:
+            actions = sorted(actions, key=_has_no_plain_tokens)
         for action in actions:
-            if type(action) is RunStep:
-                batch = action.batch
+            kind = type(action)
+            if kind is RunStep:
+                batch = action.batch  # type: ignore[union-attr]
             elif lag_ns:
                 self._queue.at(now + lag_ns, self._perform_late, action)
             else:
-                self._perform(action)
+                perform_by[kind](action)
         if batch is not None:
             self._begin(batch)
         self._set_timer()
 
     def _perform_late(self, action: Action) -> None:
         if self.alive:
-            self._perform(action, late=True)
+            perform = self._post if type(action) is PostSend else self._perform_by[type(action)]
+            perform(action)
 
-    def _perform(self, action: Action, late: bool = False) -> None:
-        match action:
-            case Emit():
-                self._emit(action.outputs)
-            case SendPeer():
-                self._world.tell_peer(self.ref, action.to, PeerMessage(self.ref, 0, action.body))
-            case PostSend() if self._out_ns > self._queue.now and not late:
-                # What the core takes for computed is still in the pipeline.
-                self._queue.at(self._out_ns, self._perform_late, action)
-            case PostSend() | PostReceive():
-                self._world.links.post(self.ref, action)
-            case OpenLink():
-                self._world.links.open(self.ref, action.link)
-            case CloseLink():
-                self._world.links.close(action.link, action.reason)
-            case _:
-                raise AssertionError(f"a worker cannot perform {action}")
+    def _post_send(self, action: PostSend) -> None:
+        if self._out_ns > self._queue.now:  # what the core takes for computed is still in the pipeline
+            self._queue.at(self._out_ns, self._perform_late, action)
+        else:
+            self._post(action)
 
-    def _emit(self, outputs: Sequence[Output]) -> None:
-        """Plain tokens of fast workers stay here, as times; whatever says more goes out, with a report."""
-        plain = any(isinstance(output, StepTokens) for output in outputs)
-        if plain and self.fast:
-            self.times.append(self._queue.now + self._world.stream_ns)
-            outputs = [output for output in outputs if isinstance(output, RequestOutput)]
-            if not outputs:
-                return
-        news = any(isinstance(output, RequestOutput) for output in outputs)
-        self._world.to_door(self, outputs, self.report() if news else None)
+    def _emit(self, action: Emit) -> None:
+        """Plain tokens of fast workers stay here, as a time for each step; what says more goes out, with a report."""
+        told: Sequence[Output] = [output for output in action.outputs if type(output) is RequestOutput]
+        news = bool(told)
+        if len(told) < len(action.outputs):
+            if not self.fast:
+                told = action.outputs
+            elif self._timed_step != self.steps_done:
+                self._timed_step = self.steps_done
+                self.times.append(self._queue.now + self._world.stream_ns if self._cut_from is None else NEVER)
+        if told:
+            report = self.reporters[action.destination].news() if news else None
+            self._world.to_door(self, told, report, action.destination)
 
     # --- steps --------------------------------------------------------------------------------------------------
 
@@ -232,7 +212,8 @@ class SimWorker:
         if self.body.cores is None:
             self._plan(now + time.busy_ns)
         else:
-            self.body.cores.run(self.number, time.busy_ns, self.body.threads, self._over, self._version)
+            short = all(len(row.token_ids) == 1 for row in batch.chunks)
+            self.body.cores.step(self.number, time.busy_ns, short, self._over, self._version)
 
     def _plan(self, end_ns: int) -> None:
         self._end_ns = end_ns
@@ -245,35 +226,42 @@ class SimWorker:
         if self._held is not None:  # shared cores computed on while the process was stopped; it says so afterwards
             self._missed = True
             return
-        self.catch_up()
+        self.reporter.before(self._queue.now)
+        self.catch_up(self._queue.now)
         batch, shape = self._batch, self._shape
         assert batch is not None and shape is not None
+        now = self._queue.now
         # A pipeline is a queue: no step's results come out of it before those of an earlier one.
-        self._out_ns = max(self._out_ns, self._queue.now + self._lag_ns)
-        lag_ns = self._out_ns - self._queue.now
+        self._out_ns = max(self._out_ns, now + self._lag_ns)
+        lag_ns = self._out_ns - now
         step_id = batch.step_id + self._passed
-        self._account(1, self._queue.now)
+        self._account(1, now)
         self._ends = self._batch = None
         if lag_ns:
-            self._queue.at(self._queue.now + lag_ns, self._results_out, step_id)
+            self._queue.at(now + lag_ns, self._results_out, step_id)
         else:
             self._results_out(step_id)
-        tokens = (TOKEN,) * shape.rows + tuple(TOKEN if row.sample else None for row in batch.chunks)
+        tokens: tuple[int | None, ...] = (TOKEN,) * shape.rows
+        if batch.chunks:
+            tokens += tuple([TOKEN if row.sample else None for row in batch.chunks])
         self._handle(StepDone(SOURCE, StepOutput(step_id, tokens)), lag_ns)
 
     def _results_out(self, step_id: int) -> None:
         self.steps_done = step_id
         self._world.links.step_ended(self.ref)
 
-    def catch_up(self) -> None:
-        """Bring the core to this moment: ends of steady steps that are over by now."""
+    def catch_up(self, until_ns: int) -> None:
+        """Bring the core to this moment, not later than now: ends of steady steps that are over by then."""
         ends = self._ends
         if ends is None:
             return
-        over = bisect_right(ends, self._queue.now, self._passed, self._steady)
+        over = bisect_right(ends, until_ns, self._passed, self._steady)
         if over > self._passed:
             self.core.skip_steps(over - self._passed, TOKEN)
-            self.times.extend(self._arrivals[self._passed : over])
+            if self._cut_from is None:
+                self.times.extend(self._arrivals[self._passed : over])
+            else:
+                self.times.extend([NEVER] * (over - self._passed))
             self._account(over - self._passed, ends[over - 1])
             self._passed = over
             self.use.peak_blocks = max(self.use.peak_blocks, self.core.blocks_used)
@@ -299,7 +287,7 @@ class SimWorker:
             self._steady = self._passed + steady
             self._plan(self._ends[self._steady])
 
-    # --- time and reports ---------------------------------------------------------------------------------------
+    # --- time ---------------------------------------------------------------------------------------------------
 
     def _set_timer(self) -> None:
         wake = self.core.next_wake()
@@ -317,46 +305,9 @@ class SimWorker:
         else:
             self._set_timer()
 
-    def keep_reporting(self, _: Any = None) -> None:
-        """Report when nothing was reported for the report period."""
-        if not self.alive:
-            return
-        now = self._queue.now
-        if self._held is None and (self.last_report is None or now - self._reported_ns >= self.body.report_ns):
-            self.catch_up()
-            self._world.to_door(self, (), self.report())
-        due = max(self._reported_ns, now if self._held is not None else 0) + self.body.report_ns
-        self._queue.at(due, self.keep_reporting)
-
-    def report(self) -> WorkerReport:
-        """What it says of itself now."""
-        self._report_sequence += 1
-        self._reported_ns = self._queue.now
-        load = self.core.load()
-        self.last_report = WorkerReport(
-            source=self.ref,
-            pid=self.number,
-            pool=self.body.pool,
-            roles=self.body.roles,
-            draining=self.core.draining,
-            sequence=self._report_sequence,
-            kv_blocks_total=load.kv_blocks_total,
-            kv_blocks_used=load.kv_blocks_used,
-            kv_blocks_cached=load.kv_blocks_cached,
-            queued_prefill_tokens=load.queued_prefill_tokens,
-            running_decodes=load.running_decodes,
-            context_tokens=load.context_tokens,
-            dispatch_sequence=self.dispatches,
-            store_address=self.ref.worker_id,
-            leases=load.leases,
-            transfers=load.transfers,
-            tasks=load.tasks,
-            stages=self.core.hosted,
-            waiting_offers=load.waiting_offers,
-            back_pressure=load.back_pressure,
-            counters=load.counters,
-        )
-        return self.last_report
+    def send_report(self, report: WorkerReport, door: str) -> None:
+        """Send an item of its stream that only reports."""
+        self._world.to_door(self, (), report, door)
 
     # --- faults -------------------------------------------------------------------------------------------------
 
@@ -365,16 +316,32 @@ class SimWorker:
         """Whether it is stopped."""
         return self._held is not None
 
+    def cut_off(self) -> None:
+        """Nothing gets from here to the front door."""
+        self.catch_up(self._queue.now)
+        if self._cut_from is None:
+            self._cut_from = len(self.times)
+
+    def reconnect(self) -> None:
+        """What was held back gets there now."""
+        self.catch_up(self._queue.now)
+        if self._cut_from is not None:
+            held = len(self.times) - self._cut_from
+            self.times[self._cut_from :] = array("q", [self._queue.now]) * held
+            self._cut_from = None
+
     def kill(self) -> None:
         """The process dies."""
-        self.catch_up()
+        self.catch_up(self._queue.now)
         self.alive = False
+        if self.body.cores is not None:
+            self.body.cores.leave(self.number)
 
     def stall(self) -> None:
         """SIGSTOP: the step stands still, events wait."""
         if self._held is not None:
             return
-        self.catch_up()
+        self.catch_up(self._queue.now)
         self._held = []
         if self._batch is not None and self.body.cores is None:
             end_ns = self._end_ns if self._ends is None else self._ends[self._passed]
@@ -396,3 +363,8 @@ class SimWorker:
             self.feed(event)
         self._timer = None
         self._set_timer()
+
+
+def _has_no_plain_tokens(action: Action) -> bool:
+    """What a step says to one of several doors comes behind the plain tokens of the others: these note its time."""
+    return type(action) is not Emit or all(type(output) is RequestOutput for output in action.outputs)

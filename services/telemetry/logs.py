@@ -58,7 +58,9 @@ class _Lines(logging.Formatter):
 
     def _extra(self, record: logging.LogRecord) -> dict[str, object]:
         """Fields of the running task, and those that the call site gave with `extra=`."""
-        given = {key: value for key, value in vars(record).items() if key not in _STANDARD and value is not None}
+        # Libraries put fields of their own into every record, as Ray its time; they begin with "_".
+        known = {key: value for key, value in vars(record).items() if key not in _STANDARD and not key.startswith("_")}
+        given = {key: value for key, value in known.items() if value is not None}
         return {**self._context(), **given}
 
 

@@ -63,6 +63,10 @@ PHASE_BUCKETS = (
 )
 SHORT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Ours: for hand-offs and dispatch, which take milliseconds."""
+ROUTE_BUCKETS = (0.0001, 0.00025, 0.0005, *SHORT_BUCKETS, 30.0)
+"""Ours: a decision takes a fraction of a millisecond, a turn at a full cluster seconds."""
+AGE_BUCKETS = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 10800.0, 21600.0, 43200.0, 86400.0)
+SIMILARITY_BUCKETS = (0.7, 0.75, 0.8, 0.82, 0.84, 0.86, 0.88, 0.9, 0.92, 0.94, 0.96, 0.98, 0.99, 1.0)
 LENGTH_BUCKETS = tuple(float(digit * 10**power) for power in range(6) for digit in (1, 2, 5))
 
 
@@ -82,6 +86,14 @@ TPOT = _seconds(
 E2E = _seconds("e2e_request_latency", "From receipt of a request to its end.", PHASE_BUCKETS)
 DISPATCH_TIME = _seconds(
     "request_dispatch_time", "From receipt to dispatch: checks, tokenization, placement.", SHORT_BUCKETS
+)
+ROUTE_TIME = _seconds(
+    "request_route_time",
+    "From a request that was checked and looked for in the cache to its dispatch: placement and its turn.",
+    ROUTE_BUCKETS,
+)
+CACHE_LOOKUP = _seconds(
+    "cache_lookup", "What the response cache adds before placement: naming the request and looking.", ROUTE_BUCKETS
 )
 QUEUE_TIME = _seconds(
     "request_queue_time", "From arrival at the prefill worker to the start of prefill.", PHASE_BUCKETS
@@ -140,6 +152,10 @@ CALLS = _count(
     "calls", "calls", "Calls of either door by method (or path) and canonical status name.", ("door", "method", "code")
 )
 
+TENANT_LIMITED = _count(
+    "tenant_limited", "calls", "Calls that limits of their own tenant refused, by the error's reason.", ("reason",)
+)
+
 # --- a front door's view of the cluster -------------------------------------------------------------------------
 
 RUNNING = Metric(
@@ -156,6 +172,54 @@ LOOP_LAG = Metric(
 ROUTE_DECISIONS = _count(
     "route_decisions", "requests", "Placements by path (handoff, local_prefill) and reason.", ("path", "reason")
 )
+PREDICTION_ERROR = Metric(
+    "triptych_prediction_error_seconds",
+    Kind.HISTOGRAM,
+    Place.FRONT_DOOR,
+    "seconds",
+    "Predicted minus measured: ttft from dispatch to the first token, itl of the tokens after it.",
+    ("kind",),
+    (-10.0, -1.0, -0.3, -0.1, -0.03, -0.01, -0.003, 0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0),
+)
+PREDICTION_ERROR_RATIO = Metric(
+    "triptych_prediction_error_ratio",
+    Kind.HISTOGRAM,
+    Place.FRONT_DOOR,
+    "share of the measured time",
+    "Predicted minus measured, as a share of what was measured.",
+    ("kind",),
+    (-0.75, -0.5, -0.35, -0.25, -0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75, 1.0, 2.0, 5.0),
+)
+SLO_OUTCOMES = _count(
+    "slo_outcomes",
+    "requests",
+    "Requests that named an objective, by kind (ttft, tpot) and outcome.",
+    ("kind", "outcome"),
+)
+QUEUE_DEPTH = Metric(
+    "triptych_queue_depth",
+    Kind.GAUGE,
+    Place.FRONT_DOOR,
+    "requests",
+    "Requests that wait at the front door for their turn.",
+    ("priority",),
+)
+
+
+def _router(stem: str, unit: str, text: str) -> Metric:
+    return Metric(f"{PREFIX}{stem}", Kind.GAUGE, Place.FRONT_DOOR, unit, text)
+
+
+RESERVATIONS = _router("reservations", "requests", "Requests placed on workers whose reports do not count them yet.")
+INDEX_BLOCKS = _router("index_blocks", "blocks", "Blocks of prefixes whose workers are known or guessed.")
+INDEX_GAPS = _count("index_gaps", "gaps", "Times that a worker's news of its prefix cache were missed.", ())
+INDEX_RESYNCS = _count("index_resyncs", "snapshots", "Times that a worker told its whole prefix cache again.", ())
+FAIRNESS = _router("fairness_jain", "share, 0 to 1", "Jain's index of what active tenants were served.")
+HANDOFF_GAIN = _router(
+    "handoff_gain_seconds",
+    "seconds",
+    "What hand-offs are predicted to have saved, in sum, over prompts computed where they are decoded.",
+)
 MOVES = _count(
     "request_moves",
     "requests",
@@ -170,6 +234,59 @@ CACHE_REQUESTS = _count(
 )
 CACHE_WRITE_SKIPPED = _count("cache_write_skipped", "answers", "Answers that were not kept, by reason.", ("reason",))
 CACHE_EVICTIONS = _count("cache_evictions", "answers", "Answers that left the response cache, by reason.", ("reason",))
+CACHE_GATE_REJECTS = _count(
+    "cache_gate_rejects", "candidates", "Questions near enough that the lexical gate told apart, by rule.", ("rule",)
+)
+CACHE_MEANWHILE = _count(
+    "cache_meanwhile",
+    "requests",
+    "Answers found by meaning after dispatch: the work was cancelled, or they came after the first token (late).",
+    ("outcome",),
+)
+CACHE_SAVED_TOKENS = _count(
+    "cache_saved_tokens", "tokens", "Tokens that answers from the cache saved to compute.", ("kind",)
+)
+CACHE_INVALIDATIONS = _count(
+    "cache_invalidations", "calls", "Times that operators ended answers, by what they chose them by.", ("selection",)
+)
+CACHE_AGE = Metric(
+    "triptych_cache_entry_age_seconds",
+    Kind.HISTOGRAM,
+    Place.FRONT_DOOR,
+    "seconds",
+    "Age of answers when they were given.",
+    ("tier",),
+    AGE_BUCKETS,
+)
+CACHE_SIMILARITY = Metric(
+    "triptych_cache_similarity",
+    Kind.HISTOGRAM,
+    Place.FRONT_DOOR,
+    "cosine, 0 to 1",
+    "How alike the two questions of semantic hits were.",
+    ("category",),
+    SIMILARITY_BUCKETS,
+)
+CACHE_SHADOWS = _count("cache_shadow_checks", "hits", "Semantic hits that were computed too.", ("verdict", "category"))
+CACHE_PRECISION = Metric(
+    "triptych_cache_semantic_precision",
+    Kind.GAUGE,
+    Place.FRONT_DOOR,
+    "1",
+    "Share of checked hits right.",
+    ("category",),
+)
+CACHE_SINGLEFLIGHT = _count("cache_singleflight", "requests", "Requests that waited for an equal one.", ("outcome",))
+CACHE_SHARED = _count("cache_shared", "changes", "Changes exchanged with Redis, by what became of them.", ("event",))
+CACHE_BACKEND_UP = Metric(
+    "triptych_cache_backend_up", Kind.GAUGE, Place.FRONT_DOOR, "1", "Whether Redis, which shares answers, is reached."
+)
+CACHE_EMBEDDED = _count(
+    "cache_embedded", "questions", "Questions that were embedded, and batches that this took.", ("kind",)
+)
+CACHE_EMBED_SECONDS = _count(
+    "cache_embed_seconds", "seconds", "Time that batches of questions took to embed, beside the event loop.", ()
+)
 CACHE_ENTRIES = Metric(
     "triptych_cache_entries", Kind.GAUGE, Place.FRONT_DOOR, "answers", "Answers in this front door's response cache."
 )
@@ -245,6 +362,7 @@ WORKER_FAILURES = Metric(
     "Losses of a worker in a row; 0 once it is live again.",
     ("worker",),
 )
+REPLANS = _count("replans", "plans", "Plans made as traffic drifted, by outcome.", ("outcome",), Place.CONTROLLER)
 BUILD = Metric(
     "triptych_build_info",
     Kind.GAUGE,
@@ -255,12 +373,28 @@ BUILD = Metric(
 )
 
 METRICS: tuple[Metric, ...] = (
-    *(TTFT, ITL, TPOT, E2E, DISPATCH_TIME, QUEUE_TIME, PREFILL_TIME, DECODE_TIME, INFERENCE_TIME),
+    *(
+        TTFT,
+        ITL,
+        TPOT,
+        E2E,
+        DISPATCH_TIME,
+        CACHE_LOOKUP,
+        ROUTE_TIME,
+        QUEUE_TIME,
+        PREFILL_TIME,
+        DECODE_TIME,
+        INFERENCE_TIME,
+    ),
     *(HANDOFF_WAIT, HANDOFF_TIME, REQUEST_PROMPT_TOKENS, REQUEST_GENERATION_TOKENS, PROMPT_TOKENS, GENERATION_TOKENS),
-    *(PREFIX_QUERIES, PREFIX_HITS, SUCCESSES, FAILURES, REJECTIONS, CALLS, RUNNING, LOOP_LAG),
+    *(PREFIX_QUERIES, PREFIX_HITS, SUCCESSES, FAILURES, REJECTIONS, CALLS, TENANT_LIMITED, RUNNING, LOOP_LAG),
     *(ROUTE_DECISIONS, MOVES, REPORT_AGE),
-    *(CACHE_REQUESTS, CACHE_WRITE_SKIPPED, CACHE_EVICTIONS, CACHE_ENTRIES, CACHE_BYTES),
+    *(PREDICTION_ERROR, PREDICTION_ERROR_RATIO, SLO_OUTCOMES, QUEUE_DEPTH, RESERVATIONS, INDEX_BLOCKS, INDEX_GAPS),
+    *(INDEX_RESYNCS, FAIRNESS, HANDOFF_GAIN),
+    *(CACHE_EMBED_SECONDS, CACHE_SAVED_TOKENS, CACHE_AGE, CACHE_SIMILARITY, CACHE_INVALIDATIONS, CACHE_PRECISION),
+    *(CACHE_REQUESTS, CACHE_WRITE_SKIPPED, CACHE_EVICTIONS, CACHE_ENTRIES, CACHE_BYTES, CACHE_SINGLEFLIGHT),
+    *(CACHE_GATE_REJECTS, CACHE_MEANWHILE, CACHE_EMBEDDED, CACHE_SHARED, CACHE_BACKEND_UP, CACHE_SHADOWS),
     *(KV_BLOCKS, KV_USAGE, DECODES, QUEUED_TOKENS, CONTEXT_TOKENS, OFFERS_WAITING, HELD, LEASES, TRANSFERS, LINKS),
-    *(THREADS, SOCKETS, DRAINING, PREEMPTIONS, WORKER_EVENTS, WORKERS, WORKER_FAILURES, BUILD),
+    *(THREADS, SOCKETS, DRAINING, PREEMPTIONS, WORKER_EVENTS, WORKERS, WORKER_FAILURES, REPLANS, BUILD),
 )
 """All of them, in reading order."""

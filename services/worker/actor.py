@@ -15,6 +15,7 @@ from services.core.heap import freeze_heap
 from services.core.wire import LinkProbe, PeerAddress, WorkerInfo
 from services.telemetry.logs import configure as configure_logs
 from services.worker.config import WorkerSpec
+from services.worker.host import on_this_host
 from services.worker.peer_calls import ActorDirectory, PeerChannels
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class WorkerActor:
     """
 
     def __init__(self, spec: dict[str, Any]) -> None:
-        self._spec = WorkerSpec.model_validate(spec)
+        self._spec = on_this_host(WorkerSpec.model_validate(spec))
         self._clock = WallClock()
         self._heard_ns = self._clock.now_ns()
         self._process: WorkerProcess | None = None

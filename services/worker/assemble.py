@@ -6,11 +6,13 @@ from typing import Any
 
 from services.core.request import WorkerRef
 from services.decode.stage import DecodeStage
+from services.encode.stage import EncodeStage
 from services.kvcache.block_manager import BlockManager
 from services.kvcache.transfer import Transfers
 from services.prefill.stage import PrefillStage
-from services.scheduling.host import DECODE, PREFILL, Stage, WorkerCore
+from services.scheduling.host import WorkerCore
 from services.scheduling.mixed import MixedScheduler
+from services.scheduling.stages import DECODE, ENCODE, PREFILL, Stage
 from services.worker.config import WorkerSpec
 
 
@@ -23,12 +25,17 @@ def build_worker_core(
     transfers = Transfers(me, blocks, spec.transfer, store_address, spec.tp)
     scheduler = MixedScheduler(spec.scheduler, blocks)
     stages: dict[str, Stage] = {}
+    prefill: PrefillStage | None = None
+    encoder: EncodeStage | None = None
     # Role is state: a decode worker can compute a prompt that is not worth a hand-off, and stays a decode worker.
     if PREFILL in spec.roles or (DECODE in spec.roles and spec.decode.host_prefill):
-        stages[PREFILL] = PrefillStage(spec.prefill, scheduler, transfers, cache.block_size_tokens)
+        prefill = stages[PREFILL] = PrefillStage(spec.prefill, scheduler, blocks, transfers)
+    if ENCODE in spec.roles:
+        embedded = None if prefill is None else prefill.embedded
+        encoder = stages[ENCODE] = EncodeStage(spec.encode, blocks, transfers, me, embedded)
     if DECODE in spec.roles:
         stages[DECODE] = DecodeStage(spec.decode, scheduler, blocks, transfers, unix_offset_ns)
-    return WorkerCore(stages, scheduler, blocks, transfers, unix_offset_ns)
+    return WorkerCore(stages, scheduler, blocks, transfers, unix_offset_ns, encoder)
 
 
 def log_header(

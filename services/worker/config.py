@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from services.core.clock import NS_PER_MS
 from services.core.config import ModelConfig, Strict, TestingConfig
 from services.decode.config import DecodeConfig
+from services.encode.config import EncodeConfig
 from services.kvcache.config import CacheConfig, TransferConfig
 from services.prefill.config import PrefillConfig
 from services.scheduling.config import SchedulerConfig
 from services.telemetry.config import TelemetryConfig
 
+RAY_NODE = "ray-node"
+"""In place of an address: the one that Ray has for the host of a process."""
+IDLE_NS = 20 * NS_PER_MS
+"""A worker that idles this long lends its cores; it is longer than the gap between two steps."""
+
 
 class WorkerConfig(Strict):
     """How a worker behaves towards its clients, peers and controller."""
 
-    host: str = Field("127.0.0.1", description="Address that front doors and other workers reach this one on.")
+    host: str = Field(
+        "127.0.0.1",
+        description="Address that front doors and other workers reach this one on; `ray-node`: the address that Ray "
+        "has for each worker's host, for a cluster of several hosts.",
+    )
     report_every_s: float = Field(0.1, gt=0, description="Longest silence towards a front door.")
     subscription_expiry_s: float = Field(5.0, gt=0, description="A front door silent this long is gone.")
     max_unacknowledged_items: int = Field(4096, ge=16, description="Stream items kept for a front door that lags.")
@@ -41,6 +52,7 @@ class WorkerSpec(Strict):
     cache: CacheConfig = CacheConfig()
     transfer: TransferConfig = TransferConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
+    encode: EncodeConfig = EncodeConfig()
     prefill: PrefillConfig = PrefillConfig()
     decode: DecodeConfig = DecodeConfig()
     worker: WorkerConfig = WorkerConfig()

@@ -21,11 +21,10 @@ from pathlib import Path
 import psutil
 
 from services.core.clock import NS_PER_MS, Clock
+from services.worker.config import IDLE_NS
 
 SLOT = struct.Struct("<Qqqqqqq")
 MAX_WORKERS = 128
-IDLE_NS = 20 * NS_PER_MS
-"""A worker that idles this long lends; it is longer than the gap between two steps."""
 RECALL_NS = 500 * NS_PER_MS
 """An owner waits this long for a borrowed core, several decode steps, then takes it back: the borrower is stopped."""
 LOCK_TRIES, POLL_S = 100, 0.0005

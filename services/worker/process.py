@@ -21,6 +21,7 @@ from services.engine.model_runner import ModelRunner, load_runner
 from services.engine.rank_group import RankGroup
 from services.engine.timed_runner import TimedRunner
 from services.engine.tp_runner import TpRunner
+from services.telemetry.decisions import open_log
 from services.telemetry.exporter import Exporter, MetricsTarget
 from services.telemetry.workers import worker_samples
 from services.worker.assemble import build_worker_core, log_header
@@ -103,14 +104,12 @@ class WorkerProcess:
         self.core = build_worker_core(*built)
         log = None
         if spec.decision_log is not None:
-            folder = Path(spec.decision_log)
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{spec.worker_id}.{self.me.incarnation:x}.jsonl"
-            self._log_file = path.open("w", buffering=1, encoding="utf-8")
+            self._log_file = open_log(Path(spec.decision_log), f"{spec.worker_id}.{self.me.incarnation:x}")
             log = DecisionLog(self._log_file.write, self.core, "worker", log_header(*built))
         check = spec.testing.enabled and spec.testing.check
         self.performer = WorkerPerformer(self.core, self._clock, spec.worker_id, self, log, check)
-        self.subscriptions = Subscriptions(self.me, spec.worker, self._clock, self._report, self.performer.feed)
+        feed, news = self.performer.feed, self.core.block_news
+        self.subscriptions = Subscriptions(self.me, spec.worker, self._clock, self._report, feed, news)
         self.peer_server = PeerServer(self.me, self.performer.feed, self.subscriptions)
         self._metrics = self._serve_metrics()
         self._runner = runner

@@ -8,6 +8,7 @@ from typing import Any
 
 from services.telemetry.logs import configure as configure_logs
 from services.worker.config import WorkerSpec
+from services.worker.host import on_this_host
 
 
 class RankActor:
@@ -19,7 +20,7 @@ class RankActor:
     """
 
     def __init__(self, spec: dict[str, Any], rank: int) -> None:
-        self._spec = WorkerSpec.model_validate(spec)
+        self._spec = on_this_host(WorkerSpec.model_validate(spec))
         self._rank = rank
 
     async def follow(self, store_address: str) -> None:

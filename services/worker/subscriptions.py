@@ -7,11 +7,12 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from services.core.actions import Cancel, FrontDoorLost, Submit, WorkerReport
+from services.core.block_news import BlockNews
 from services.core.clock import NS_PER_S, Clock, clock_domain
-from services.core.door import Acknowledge, Answer, Call, Dispatched, StreamItem, Subscribe
+from services.core.door import OTHERS_TOLD_S, Acknowledge, Answer, Call, Dispatched, StreamItem, Subscribe
 from services.core.frames import pack_frame
 from services.core.output import Output
 from services.core.request import WorkerRef
@@ -38,6 +39,8 @@ class _Subscription:
         pending: outputs that no item holds yet.
         unacknowledged: frames of items that were made and may have to be sent again, by their sequence.
         flush: when the next item is due.
+        news_due: an item is planned because another front door sent a request.
+        blocks_told: events of the prefix cache that it was told of; below 0: it gets a snapshot.
     """
 
     front_door: str
@@ -53,6 +56,8 @@ class _Subscription:
     unacknowledged: deque[tuple[int, bytes]] = field(default_factory=deque)
     flush: asyncio.Handle | None = None
     flush_soon: bool = False
+    news_due: bool = False
+    blocks_told: int = -1
 
     def set_flush(self, handle: asyncio.Handle | None, soon: bool = False) -> None:
         """Replace the plan for the next item."""
@@ -67,16 +72,24 @@ class Subscriptions:
     Args:
         report: makes the worker's report; its argument is the number of the front door's dispatches seen here.
         feed: takes what front doors ask for, and that one is gone, replaced by a new process, or cannot keep up.
+        blocks: gives news of the prefix cache since a number of events.
     """
 
     def __init__(
-        self, me: WorkerRef, config: WorkerConfig, clock: Clock, report: Callable[[int], WorkerReport], feed: Feed
+        self,
+        me: WorkerRef,
+        config: WorkerConfig,
+        clock: Clock,
+        report: Callable[[int], WorkerReport],
+        feed: Feed,
+        blocks: Callable[[int], BlockNews | None] = lambda _: None,
     ) -> None:
         self._me = me
         self._config = config
         self._clock = clock
         self._report = report
         self._feed = feed
+        self._blocks = blocks
         self._subscriptions: dict[str, _Subscription] = {}
         self._pid = os.getpid()
         self._clock_domain = clock_domain()
@@ -98,6 +111,7 @@ class Subscriptions:
             subscription.connection.abort()
         subscription.connection = connection
         subscription.opening += 1
+        subscription.blocks_told = -1  # what was told on the earlier connection may not have been read
         subscription.heard_ns = self._clock.now_ns()
         for sequence, frame in subscription.unacknowledged:
             if sequence >= hello.from_sequence and not connection.is_closing():
@@ -133,6 +147,7 @@ class Subscriptions:
             if isinstance(body, Dispatched):
                 subscription.dispatches = max(subscription.dispatches, body.sequence)
                 self._feed(Submit(subscription.front_door, body.request))
+                self._tell_others(subscription)
             else:
                 self._feed(body)
         except Exception as error:  # a bug that one request hits must not end the streams of all others
@@ -140,6 +155,13 @@ class Subscriptions:
             subscription.failures[number] = f"{type(error).__name__}: {error}"
             if len(subscription.failures) > MAX_FAILURES:
                 del subscription.failures[next(iter(subscription.failures))]
+
+    def _tell_others(self, sender: _Subscription) -> None:
+        """Report to the other front doors soon, unless something is planned sooner."""
+        for each in self._subscriptions.values():
+            if each is not sender and each.connection is not None and not each.flush_soon and not each.news_due:
+                each.news_due = True
+                each.set_flush(asyncio.get_running_loop().call_later(OTHERS_TOLD_S, self._flush, each))
 
     def detach(self, subscription: _Subscription, connection: asyncio.WriteTransport) -> None:
         """A connection ended; its subscription lives on until its lease ends."""
@@ -175,6 +197,7 @@ class Subscriptions:
 
     def _next_item(self, subscription: _Subscription) -> StreamItem:
         subscription.sequence += 1
+        subscription.news_due = False
         outputs, subscription.pending = tuple(subscription.pending), []
         return StreamItem(
             subscription=f"{subscription.front_door}#{subscription.opening}",
@@ -182,10 +205,20 @@ class Subscriptions:
             sent_ns=self._clock.now_ns(),
             worker=self._me,
             pid=self._pid,
-            report=self._report(subscription.dispatches),
+            report=self._report_to(subscription),
             outputs=outputs,
             clock_domain=self._clock_domain,
         )
+
+    def _report_to(self, subscription: _Subscription) -> WorkerReport:
+        report, news = self._report(subscription.dispatches), self._blocks(subscription.blocks_told)
+        if len(self._subscriptions) > 1:
+            others = sum([each.dispatches for each in self._subscriptions.values() if each is not subscription])
+            report = replace(report, others_dispatched=others)
+        if news is None:
+            return report
+        subscription.blocks_told = news.end
+        return replace(report, blocks=news)
 
     def expire(self) -> None:
         """End the subscriptions of front doors that were silent too long."""

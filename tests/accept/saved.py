@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,20 @@ class Saved:
     def __init__(self, name: str, code: str) -> None:
         self._path = FOLDER / f"{name}.json"
         self._code = code
-        self._results: dict[str, Any] = {}
-        if self._path.exists():
-            data = json.loads(self._path.read_text())
-            self._results = data["results"] if data["code"] == code else {}
+        self._results: dict[str, Any] = self._kept()
+
+    def _kept(self) -> dict[str, Any]:
+        """What the file has of this code."""
+        data = json.loads(self._path.read_text()) if self._path.exists() else {"code": "", "results": {}}
+        return dict(data["results"]) if data["code"] == self._code else {}
 
     def get(self, name: str, compute: Callable[[], Any]) -> Any:
         """The result called `name`, computed and saved unless it is there."""
         if name not in self._results:
-            self._results[name] = compute()
+            found = compute()
+            self._results = {**self._kept(), name: found}  # another process may have added its own meanwhile
             FOLDER.mkdir(parents=True, exist_ok=True)
-            partial = self._path.with_suffix(".part")
+            partial = self._path.with_suffix(f".{os.getpid()}.part")
             partial.write_text(json.dumps({"code": self._code, "results": self._results}, indent=1))
             partial.replace(self._path)
         return self._results[name]

@@ -59,7 +59,7 @@ class Reader:
             return f"make test {SMALL}"
         if command == "make replay":
             return f"make replay GRPC_PORT={self.ports['50051']} {SHORT}"
-        if re.match(r"\.venv/bin/triptych (chat|status|top|scale|drain)\b", command):
+        if re.match(r"\.venv/bin/triptych (chat|status|top|trace|scale|drain)\b", command):
             return f"{command} {self.own}"
         if re.match(r"\.venv/bin/triptych (doctor|down)\b", command):
             return f"{command} --config {self.config}"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from loadgen.traces import Trace
 from services.core.seeds import numpy_stream
-from services.sim.cost_model import CostModel, StepShape, StepTime
+from services.sim.cost_model import CostModel, FittedCost, Linear, StepShape, StepTime, opt_13b_a100
 from services.sim.models import MODELS
 from services.sim.plan.bounds import bound
 from services.sim.plan.config import GroupConfig
@@ -87,6 +87,16 @@ def goodput(phase: Phase, worker: Instance, work: Workload, objective: Objective
     return find_goodput(unit, work, objective, CONFIG, search).per_device
 
 
+# What DistServe's authors fitted of vLLM itself on A100-80G, one rank (simdistserve/estimators/profile_data/
+# profiler-a100-80g.vllm.json of their repository): prompts, decodes below 95 rows, and from there on.
+VLLM = FittedCost(
+    Linear(22.0522, 0.140509, 2 * 8.07658e-06),
+    Linear(23.4750, 0.0607269, 0.000592934),
+    Linear(20.2064, 0.120003, 0.000490773),
+    95,
+)
+
+
 @dataclass(frozen=True)
 class Table:
     """Goodput of a device, by tensor ranks; that of the best split, of the baseline of the paper, and of ours."""
@@ -124,13 +134,57 @@ def test_prefill_wants_ranks_and_decode_does_not() -> None:
     assert found.prefill[4] > found.prefill[2]
 
 
-def test_goodput_over_the_papers_baseline_and_over_ours() -> None:
+def test_goodput_over_the_papers_baseline() -> None:
     found = table(chat, CHAT)
-    print("over one phase a step:", found.split / found.vllm, "over chunked prefill:", found.split / found.chunked)
+    print("over one phase a step:", found.split / found.vllm)
     # The paper measured 2.0 to 4.6 against vLLM itself; its steps without vLLM's own overheads are a better baseline.
-    assert 1.4 <= found.split / found.vllm <= 4.6
-    # Chunked prefill with tensor ranks is a better baseline than the paper's, and at 100 ms a token it is not beaten.
-    assert 0.75 <= found.split / found.chunked <= 1.15
+    assert 0.85 * 2.0 <= found.split / found.vllm <= 4.6
+
+
+def test_the_papers_ratio_lies_between_two_readings_of_its_baseline() -> None:
+    """1.7 where the baseline has the times of DistServe's engine, 18 with vLLM's own; the paper has 2.0 to 4.6.
+
+    By vLLM's own times a prompt of 1,500 tokens takes all of 250 ms, and a tenth of the log-normal lengths is longer:
+    what the baseline takes hangs on the tail, which is not published.
+    """
+    found = table(chat, CHAT)
+    baseline = goodput(Phase.COLOCATED, replace(workers()[1], cost=OnePhaseAStep(VLLM)), chat(), CHAT)
+    ratios = found.split / found.vllm, found.split / baseline
+    print("over the engine's times, and vLLM's own:", ratios)
+    assert ratios[0] < 4.6 and ratios[1] > 2.0
+
+
+def busy_ms(tp: int, work: Workload, both: bool) -> tuple[float, float]:
+    """Device milliseconds of a mean request's prompt and decodes, in steps that are never empty.
+
+    Args:
+        both: in one step, whose fixed part the prompts pay; else decodes share theirs among as many as memory holds.
+    """
+    cost, inputs, steps = opt_13b_a100(tp), work.inputs.astype(float), work.outputs - 1.0
+    context = float((steps * (inputs + work.outputs / 2)).mean())
+    prompts = cost.prefill.ms(float(inputs.mean()), float((inputs * (inputs + 1) / 2).mean()))
+    rows = workers()[tp].tokens / (context / steps.mean())
+    decode = cost.decode_many if cost.decode_many is not None and rows >= cost.many_rows else cost.decode
+    alone = 0.0 if both else decode.fixed / rows
+    return tp * prompts, tp * (float(steps.mean()) * (decode.unit + alone) + context * decode.context)
+
+
+def test_why_chunked_prefill_takes_more_at_a_loose_bound() -> None:
+    """A step of both pays one fixed part, of a split each phase its own; 100 ms a token leave time for such steps."""
+    work, found = chat(), table(chat, CHAT)
+    ranks = [max(phase, key=lambda tp: phase[tp]) for phase in (found.prefill, found.decode)]
+    split = busy_ms(ranks[0], work, False)[0] + busy_ms(ranks[1], work, False)[1]
+    chunked = min(sum(busy_ms(tp, work, True)) for tp in (2, 4))
+    print(f"device ms: split {split:.0f} ({ranks}), chunked {chunked:.0f}; simulated {found.split / found.chunked:.2f}")
+    assert chunked < split
+    assert found.split / found.chunked == pytest.approx(chunked / split, rel=0.15)
+
+
+def test_goodput_over_chunked_prefill_with_ranks() -> None:
+    """A better baseline than the paper's. Known to fail at 100 ms a token, 0.88 measured; LOG.md has the reason."""
+    found = table(chat, CHAT)
+    print("over chunked prefill:", found.split / found.chunked)
+    assert found.split > found.chunked
 
 
 def test_the_answer_moves_with_the_objective() -> None:

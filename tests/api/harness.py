@@ -1,5 +1,6 @@
 """A real gRPC and HTTP server on free ports, with a fake flow and fake workers behind it."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from services.core.clock import WallClock
 from services.core.config import ModelConfig
 from services.frontdoor.app import load_model
 from services.frontdoor.auth import Authenticator
+from services.frontdoor.cache_calls import CacheCalls
 from services.frontdoor.cluster_servicer import ClusterServicer
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.convert import Converter
@@ -25,17 +27,20 @@ from services.frontdoor.http_connection import make_server
 from services.frontdoor.http_door import HttpDoor
 from services.frontdoor.layers import log_end, standard_layers
 from services.frontdoor.limits import TenantLimiter
-from services.frontdoor.metrics_http import count_calls, front_door_samples
+from services.frontdoor.metrics_http import count_calls, count_limited, front_door_samples
 from services.frontdoor.openai_http import OpenAiApi
 from services.frontdoor.performer import Performer
 from services.frontdoor.response_cache import make_response_cache
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
 from services.frontdoor.tls import ServerTls
-from services.pb import cluster_pb2_grpc, inference_pb2_grpc
+from services.frontdoor.traces import Traces, TraceServicer, make_traces
+from services.frontdoor.view_calls import ViewCalls
+from services.pb import cluster_pb2_grpc, inference_pb2_grpc, trace_pb2_grpc
 from services.pb import inference_pb2 as pb
 from services.router.flow import RequestFlow
 from services.semcache.config import SemcacheConfig
+from services.telemetry.config import TelemetryConfig
 from services.telemetry.exporter import Exporter
 from services.telemetry.requests import RequestMetrics
 from tests.api.worker_host import FakeHost
@@ -57,10 +62,15 @@ class Served:
     tls: ServerTls | None
     controller: Controller
     host: FakeHost
+    traces: Traces
 
     @property
     def inference(self) -> inference_pb2_grpc.InferenceServiceStub:
         return inference_pb2_grpc.InferenceServiceStub(self.channel)
+
+    @property
+    def trace(self) -> trace_pb2_grpc.TraceServiceStub:
+        return trace_pb2_grpc.TraceServiceStub(self.channel)
 
     @property
     def cluster(self) -> cluster_pb2_grpc.ClusterServiceStub:
@@ -74,6 +84,7 @@ async def serving(
     vocabulary: Callable[[Path], Path] = byte_level_folder,
     real_flow: RequestFlow | None = None,
     semcache: SemcacheConfig | None = None,
+    telemetry: TelemetryConfig | None = None,
     **settings: object,
 ) -> AsyncIterator[Served]:
     """Servers that are up, with a prefill and a decode worker that have reported.
@@ -82,13 +93,14 @@ async def serving(
         vocabulary: makes the model folder, or names one.
         real_flow: places requests instead of the fake one.
         semcache: of the response cache; None: there is none.
+        telemetry: of the traces.
     """
     config = FrontDoorConfig(**{"grpc_port": 0, "http_port": 0, **settings})
     clock, flow, workers = WallClock(), FakeFlow(), FakeWorkers()
     exporter = Exporter("frontdoor")
     observer = RequestMetrics(exporter, "tiny")
     model = load_model(ModelConfig(path="tiny", dtype="float32"), vocabulary(folder), 16)
-    cache = make_response_cache(semcache, model)
+    cache = make_response_cache(semcache, model, exporter=exporter)
     performer = Performer(
         real_flow or flow,
         workers,
@@ -101,7 +113,7 @@ async def serving(
     exporter.add_source(lambda: front_door_samples(performer, clock))
     workers.performer = performer
     converter = Converter(model, config, "frontdoor-1")
-    inference = InferenceServicer(performer, converter, model, cache)
+    inference = InferenceServicer(performer, converter, model, clock, cache)
     host = FakeHost()
     controller = Controller(
         "controller-1",
@@ -110,26 +122,32 @@ async def serving(
         host,
     )
     await controller.start()
-    cluster = ClusterServicer(performer, controller, clock, cluster_id, "1.2.3", model.name)
-    authenticator, limiter = Authenticator(config.auth), TenantLimiter(clock)
+    authenticator, limiter = Authenticator(config.auth), TenantLimiter(clock, count_limited(exporter))
+    view = ViewCalls(performer, converter, authenticator, clock)
+    cache_calls = CacheCalls(cache, converter, authenticator, clock, model.name, "frontdoor-1")
+    about = (clock, cluster_id, "1.2.3", model.name, view, cache_calls)
+    cluster = ClusterServicer(performer, controller, *about, recent=observer.recent)
     tls = None if config.tls is None else ServerTls(config.tls)
-    grpc_server = GrpcServer(
-        config, inference, cluster, cluster_id, authenticator, limiter, clock, tls, (count_calls(exporter, "grpc"),)
-    )
+    traces = make_traces(telemetry, "frontdoor-1", cluster_id, model.name, clock)
+    services = inference, cluster, TraceServicer(traces, cluster)
+    observers = (count_calls(exporter, "grpc"), traces)
+    grpc_server = GrpcServer(config, *services, cluster_id, authenticator, limiter, clock, tls, observers)
     api = OpenAiApi(performer, converter, model, clock, config.http, cache)
-    layers = standard_layers(authenticator, limiter, clock, (log_end, count_calls(exporter, "http")))
+    layers = standard_layers(authenticator, limiter, clock, (log_end, count_calls(exporter, "http"), traces))
     door = HttpDoor(make_app(cluster.ready, cluster_id, "1.2.3", exporter, api), layers, clock, config)
     http = make_server(door, config.http, tls and tls.ssl_context())
     servers = Servers(config, grpc_server, http, cluster_id)
     workers.report(*BOTH)
     await servers.start()
+    parts = (servers, performer, flow, workers, authenticator, limiter, tls, controller, host, traces)
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{servers.grpc_port}") as channel:
-            yield Served(channel, servers, performer, flow, workers, authenticator, limiter, tls, controller, host)
+            yield Served(channel, *parts)
     finally:
         await performer.close()
         await servers.stop()
         await controller.close()
+        await asyncio.to_thread(traces.close)
 
 
 async def status_of_call(call: Any) -> tuple[grpc.StatusCode, str, dict[str, object]]:

@@ -58,7 +58,7 @@ async def test_the_ends_of_calls_are_told_once(tmp_path: Path, caplog: pytest.Lo
         call = served.inference.Generate(ask("hang.3"))
         await anext(aiter(call))
         call.cancel()
-        await status_of_call(served.inference.Generate(ask("hang.4"), timeout=0.2))
+        await status_of_call(served.inference.Generate(ask("hang.4"), timeout=1.0))
         while served.performer.num_running or len(caplog.records) < 3:
             await asyncio.sleep(0.01)
     ends = {record.args[3]: record.args[1] for record in caplog.records}  # type: ignore[index, call-overload]

@@ -113,6 +113,28 @@ async def test_a_tenant_over_its_limits_is_told_which_and_when(tmp_path: Path) -
         await served.inference.ListModels(pb.ListModelsRequest(), metadata=bearer("bob-key"))  # costs nothing
 
 
+async def test_a_tenants_tokens_are_counted_at_both_doors(tmp_path: Path) -> None:
+    limits = {"alice": {"output_tokens_per_s": 0.001, "burst_output_tokens": 8}}
+    async with serving(tmp_path, auth=write_keys(tmp_path, ALICE, **limits)) as served:
+        few, hello = pb.Sampling(max_tokens=8), {"metadata": bearer("alice-key")}
+        for number in (1, 2):  # `hello` comes back as four tokens; the other four are not used
+            call = served.inference.Generate(ask(f"echo.{number}", "hello", sampling=few), **hello)
+            if number == 1:
+                assert [each async for each in call]
+        code, reason, details = await status_of_call(call)
+        assert (code, reason) == (Code.RESOURCE_EXHAUSTED, "OUTPUT_TOKENS_LIMITED")
+        assert 3_900_000 < details["RetryInfo"].retry_delay.ToMilliseconds() <= 4_000_000
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.servers.http_port}") as client:
+            body = {"model": "tiny", "prompt": "hello", "max_tokens": 4}
+            headers = {"authorization": "Bearer alice-key"}
+            assert (await client.post("/v1/completions", json=body, headers=headers)).status_code == 200
+            refused = await client.post("/v1/completions", json=body, headers=headers)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "output_tokens_limited")
+            assert int(refused.headers["retry-after"]) > 3000
+            metrics = (await client.get("/metrics")).text
+        assert 'triptych_tenant_limited_total{reason="OUTPUT_TOKENS_LIMITED"} 2.0' in metrics
+
+
 async def finish(served: Served, call: object, name: str) -> list[str]:
     """Let a hanging stream end; what it still said."""
     served.workers.say(DECODE, RequestOutput(name, 1, 1, (70,), FinishReason.STOP))

@@ -25,7 +25,7 @@ def tree(tmp_path: Path) -> Path:
         write(
             tmp_path,
             guards.name_of(ROOT, path),
-            '"""A folder: clock.py config.py flow.py proposers console synth plan."""\n',
+            '"""A folder: clock.py config.py flow.py proposers console synth plan replan."""\n',
         )
     packages = [path for path in sorted((tmp_path / "services").iterdir()) if path.is_dir()]
     listing = " ".join(path.name for path in packages)
@@ -85,7 +85,7 @@ PLANTED = [
     (guards.unlayered, "services/novelty/__init__.py", "", "services.novelty has no layer"),
     (guards.unlayered, "services/novelty/__init__.py", "", "services.novelty has no budget"),
     (guards.sizes, "services/decode/stage.py", "x = 1\n" * 400, "services/decode/stage.py: 401 lines, at most 400"),
-    (guards.sizes, "services/prefill/stage.py", "x = 1\n" * 330, "services/prefill: 332 lines, at most"),
+    (guards.sizes, "services/encode/stage.py", "x = 1\n" * 399, "services/encode: 401 lines, at most"),
     (guards.sizes, "services/worker/actor.py", "x = 1\n" * 150, "services/worker/actor.py: 151 lines, at most 150"),
     (guards.sizes, "services/decode/stage.py", "def f():\n" + "    x = 1\n" * 60, "f has 61 lines, at most 60"),
     (guards.inits, "services/decode/intake.py", "", "services/decode/__init__.py: does not list intake.py"),

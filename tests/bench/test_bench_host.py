@@ -16,7 +16,8 @@ from services.core.request import WorkerRef
 from services.engine.checkpoint import DEFAULT_MODEL, prepare_model, read_shape
 from services.engine.decode_inputs import DecodeInputs
 from services.engine.kv_pool import PagedKvPool
-from services.scheduling.host import DECODE, WorkerCore
+from services.scheduling.host import WorkerCore
+from services.scheduling.stages import DECODE
 from services.scheduling.waiting import RequestState
 from tests.factories import make_core, make_request
 

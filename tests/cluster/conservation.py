@@ -233,7 +233,7 @@ class Conservation:
         wake(stopped, float("inf"))
         begun = time.monotonic()
         try:
-            wait_for(lambda: self._idle(at_least), 40.0, "idle workers")
+            wait_for(lambda: self._idle(at_least), 90.0, "idle workers")
         except AssertionError:
             report.problems.append(f"not idle: {self._cluster.workers()}")
         report.idle_s = round(time.monotonic() - begun, 2)

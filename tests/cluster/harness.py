@@ -25,8 +25,8 @@ from services.core.wire import actor_name
 from services.pb import inference_pb2, inference_pb2_grpc
 
 TRIPTYCH = str(Path(sys.executable).with_name("triptych"))
-START_TIMEOUT_S = 120.0
-SERVED = ("status", "top", "chat", "drain", "scale")
+START_TIMEOUT_S = 240.0
+SERVED = ("status", "top", "trace", "chat", "drain", "scale")
 """Commands that speak to a running cluster."""
 
 
@@ -187,7 +187,7 @@ class Cluster:
         """One whole generation; an error of the call is part of the result."""
         return collect(self.stream(content, timeout_s, **sampling))
 
-    def wait_idle(self, timeout_s: float = 5.0) -> None:
+    def wait_idle(self, timeout_s: float = 15.0) -> None:
         """Blocks, leases, transfers and tasks of every live worker are zero."""
         names = ("kv_blocks_used", "leases", "transfers", "tasks")
 
@@ -197,7 +197,7 @@ class Cluster:
 
         wait_for(idle, timeout_s, f"everything released: {self.workers()}")
 
-    def wait_serving(self, timeout_s: float = 30.0) -> None:
+    def wait_serving(self, timeout_s: float = 90.0) -> None:
         """Prefill and decode report again, and a request completes."""
         wait_for(lambda: {r["pool"] for r in self.workers().values()} >= {"prefill", "decode"}, timeout_s, "two pools")
         wait_for(lambda: self.generate([1, 2, 3], max_tokens=3).error is None, timeout_s, "a request completes")

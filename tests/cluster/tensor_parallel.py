@@ -90,9 +90,9 @@ def kill_a_rank(cluster: Cluster, worker_id: str, which: int, blow: signal.Signa
     os.kill(before[which], blow)
     if blow is signal.SIGSTOP:  # a rank that hangs is noticed in the next step
         cluster.generate([5, 6, 7], max_tokens=3, timeout_s=20)
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before), 20, "every rank ends")
-    wait_for(lambda: int(cluster.workers().get(worker_id, {}).get("pid", before[0])) not in before, 60, "a new worker")
-    cluster.wait_serving(60)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in before), 60, "every rank ends")
+    wait_for(lambda: int(cluster.workers().get(worker_id, {}).get("pid", before[0])) not in before, 120, "a new worker")
+    cluster.wait_serving()
     after = rank_pids(cluster, worker_id)
     assert len(after) == len(before)
     assert not set(after) & set(before)

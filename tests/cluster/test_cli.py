@@ -75,7 +75,7 @@ def test_status_is_readable_in_eighty_columns_and_without_colour(tiny: Cluster) 
 def test_every_process_has_a_scrape_target(tiny: Cluster) -> None:
     assert tiny.generate("count me", max_tokens=4, ignore_eos=True).error is None
     tiny.wait_idle()
-    status = wait_for(lambda: (s := answer(tiny, "status"))["metrics_address"] and s, 15, "the controller's address")
+    status = wait_for(lambda: (s := answer(tiny, "status"))["metrics_address"] and s, 60, "the controller's address")
     workers = {worker["id"]: worker for worker in status["workers"]}
     for worker_id, worker in workers.items():
         found = scraped(worker["metrics_address"])

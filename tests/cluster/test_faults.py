@@ -19,6 +19,8 @@ ALL_POINTS = [
 ]
 IN_MAKE_TEST = [ALL_POINTS[index] for index in (5, 10, 14, 18)]
 CONTROLLER = "ServeReplica:control:controller"
+GENEROUS_S = 90.0
+"""A killed worker is another process that loads the model again: 5 s here, 20 s on a machine that is lent to many."""
 CLEAN = (None, grpc.StatusCode.UNAVAILABLE)
 
 
@@ -32,11 +34,13 @@ def kill_at(cluster: Cluster, worker_id: str, fault: str, salt: int) -> None:
     cluster.wait_serving()
     before = cluster.workers()[worker_id]["incarnation"]
     cluster.arm(worker_id, fault)
-    got = cluster.generate(fresh_prompt(salt), max_tokens=40, ignore_eos=True, timeout_s=30.0)
+    got = cluster.generate(fresh_prompt(salt), max_tokens=40, ignore_eos=True, timeout_s=GENEROUS_S)
     assert got.error in CLEAN, (fault, got)
     assert got.error is not None or len(got.token_ids) == 40, (fault, got)
     wait_for(
-        lambda: cluster.workers().get(worker_id, {}).get("incarnation") != before, 10, f"{fault} killed {worker_id}"
+        lambda: cluster.workers().get(worker_id, {}).get("incarnation") != before,
+        GENEROUS_S,
+        f"{fault} killed {worker_id}",
     )
     other = "decode-0" if worker_id == "prefill-0" else "prefill-0"
 
@@ -44,8 +48,8 @@ def kill_at(cluster: Cluster, worker_id: str, fault: str, salt: int) -> None:
         row = cluster.workers()[other]
         return all(int(row[name]) == 0 for name in ("kv_blocks_used", "leases", "transfers", "tasks"))
 
-    wait_for(released, 2.0, f"{fault}: {other} released everything: {cluster.workers()[other]}")
-    cluster.wait_serving(30.0)
+    wait_for(released, 10.0, f"{fault}: {other} released everything: {cluster.workers()[other]}")
+    cluster.wait_serving()
 
 
 @pytest.mark.parametrize(("worker_id", "fault"), IN_MAKE_TEST)
@@ -74,6 +78,6 @@ def test_a_killed_controller_comes_back_and_streams_go_on(cluster: Cluster) -> N
     got = collect(call)
     assert got.error is None
     assert len(got.token_ids) == 200
-    wait_for(lambda: cluster.find(CONTROLLER), 30, "Serve starts another controller")
+    wait_for(lambda: cluster.find(CONTROLLER), GENEROUS_S, "Serve starts another controller")
     cluster.wait_serving()
     assert {row["id"]: row["incarnation"] for row in cluster.workers().values()} == before, "workers were adopted"

@@ -52,7 +52,7 @@ def test_ctrl_c_drains_and_leaves_no_process(tmp_path: Path) -> None:
         cluster.up.send_signal(2)
         assert len([m for m in call if m.WhichOneof("event") == "delta"]) > 0, "a running request finishes"
         assert cluster.up.wait(timeout=40) == 0
-        wait_for(lambda: not cluster.processes(), 5, "no process is left")
+        wait_for(lambda: not cluster.processes(), 30, "no process is left")
     finally:
         cluster.stop()
 

@@ -17,7 +17,7 @@ MAX_ROUNDS = 4  # one is enough after the other tests of the cluster
 
 def decisions_of(folder: Path) -> dict[str, int]:
     """Replay every log; decisions by kind of machine."""
-    decisions = {"prefill": 0, "decode": 0, "frontdoor": 0}
+    decisions = {"prefill": 0, "decode": 0, "frontdoor": 0, "controller": 0}
     for path in sorted(folder.glob("*.jsonl")):
         result = replay_file(path)
         assert result.mismatch is None, (path.name, result.mismatch)
@@ -36,4 +36,5 @@ def test_a_recorded_run_replays(cluster: Cluster) -> None:
         if sum(decisions.values()) >= 300:
             break
     assert sum(decisions.values()) >= 300, decisions
+    assert decisions.pop("controller") >= 1, "it launched the workers"
     assert min(decisions.values()) >= 20, decisions

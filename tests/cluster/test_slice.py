@@ -54,7 +54,7 @@ def test_status_shows_two_workers_whose_blocks_fill_and_empty(cluster: Cluster) 
     assert len({row["pid"] for row in rows.values()}) == len({row["incarnation"] for row in rows.values()}) == 2
     assert all(int(row["kv_blocks_total"]) > 0 for row in rows.values())
     call = cluster.stream([5] * 40, max_tokens=150, ignore_eos=True)
-    wait_for(lambda: int(cluster.workers()["decode-0"]["kv_blocks_used"]) > 0, 20, "decode holds blocks")
+    wait_for(lambda: int(cluster.workers()["decode-0"]["kv_blocks_used"]) > 0, 60, "decode holds blocks")
     collect(call)
     cluster.wait_idle()
 

@@ -34,6 +34,9 @@ ROOT = b"bits" * 4
 GROUP = 4
 """Prompts that begin alike, for prefix hits."""
 
+BESIDE_LONGEST_BLOCKS = 8
+"""Of the pool in which decodes are preempted, beside the longest request: room for a short one, not for its growth."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -169,8 +172,8 @@ class Bench:
             "scheduler": {"max_batch_tokens": budget, "max_chunk_tokens": plan.chunk, "prefill_tile_tokens": 16},
         }
         small = self._blocks
-        if plan.trouble == "preempted":  # the longest request fits, and many short ones are let in that grow beyond it
-            small = num_blocks(max(job.longest for job in jobs), BLOCK_SIZE)
+        if plan.trouble == "preempted":  # the longest request fits, and short ones are let in beside it that outgrow it
+            small = num_blocks(max(job.longest for job in jobs), BLOCK_SIZE) + BESIDE_LONGEST_BLOCKS
             fields["decode"] = {"max_waiting_block_share": 1.0}
         world.add(P, make_core(P, ("prefill",), self._blocks, **fields))
         world.add(D, make_core(D, ("decode",), small, **fields))
@@ -196,8 +199,11 @@ class _Run:
         """Submit the jobs as the plan allows, follow them to their end, compare."""
         waiting = list(self._jobs)
         self._random.shuffle(waiting)
-        if self._plan.trouble == "preempted":  # the longest come first and take the blocks that the others need to grow
-            waiting.sort(key=lambda job: -job.longest)
+        if (
+            self._plan.trouble == "preempted"
+        ):  # the longest comes first and takes the blocks that the others need to grow
+            waiting.sort(key=lambda job: job.longest)
+            waiting.insert(0, waiting.pop())
         next_arrival, seen = 0, 0
         while waiting or self._running:
             if waiting and len(self._running) < self._plan.at_once and self._world.now >= next_arrival:

@@ -1,4 +1,4 @@
-"""The embedder's numpy against transformers, and the whole cache on real embeddings."""
+"""The embedder against transformers, and the whole cache on real embeddings."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def test_vectors_are_those_of_transformers(embedder: MiniLm) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
+    exact = MiniLm(bundled_embedder(), quantised=False)
     model = AutoModel.from_pretrained(bundled_embedder()).eval()
     tokenizer = AutoTokenizer.from_pretrained(bundled_embedder())
     for text in (ASKED, "Ça va? 你好 🙂", "word " * 200):
@@ -41,7 +42,14 @@ def test_vectors_are_those_of_transformers(embedder: MiniLm) -> None:
             pooled = model(**tokens).last_hidden_state[0].mean(0)
         wanted = (pooled / pooled.norm()).numpy()
         assert embedder.count_tokens(text) == tokens.input_ids.shape[1]
-        np.testing.assert_allclose(embedder.embed(text), wanted, atol=2e-6)
+        np.testing.assert_allclose(exact.embed(text), wanted, atol=2e-6)
+        assert embedder.embed(text) @ wanted > 0.985, "integers cost little"
+        assert np.linalg.norm(embedder.embed(text)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_vector_does_not_depend_on_its_neighbours(embedder: MiniLm) -> None:
+    for text, vector in zip((ASKED, *SAME), embedder.embed_all((ASKED, *SAME)), strict=True):
+        np.testing.assert_array_equal(vector, embedder.embed(text))
 
 
 def test_the_whole_cache_on_real_embeddings(embedder: MiniLm) -> None:

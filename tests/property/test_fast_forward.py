@@ -25,6 +25,20 @@ faults_of = st.lists(
             st.sampled_from(["decode-0", "prefill-0"]),
             lasts_s=st.sampled_from([0.05, 1.5]),
         ),
+        st.builds(
+            lambda at, ends, lasts_s: Fault(FaultKind.PARTITION, at, *ends, lasts_s=lasts_s),
+            st.integers(0, 50).map(lambda at: at / 10),
+            st.sampled_from([("prefill-0", "decode-0"), ("decode-0", "door"), ("prefill-0", "door")]),
+            st.sampled_from([0.05, 4.0]),
+        ),
+        st.builds(
+            Fault,
+            st.just(FaultKind.SLOW_LINK),
+            st.integers(0, 50).map(lambda at: at / 10),
+            st.just("host"),
+            lasts_s=st.just(2.0),
+            factor=st.sampled_from([3.0, 50.0]),
+        ),
     ),
     max_size=2,
 )

@@ -80,7 +80,7 @@ class Machines:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["die", "silent", "refuse", "wait", "drain", "scale"]),
+            st.sampled_from(["die", "silent", "refuse", "wait", "drain", "replace", "scale"]),
             st.integers(0, 2),
             st.integers(1, 12),
         ),
@@ -100,6 +100,8 @@ def test_the_wanted_workers_come_back(steps: list[tuple[str, int, int]]) -> None
             machines.feed(DrainWorker("test", victim))
             pool = victim.split("-")[0]
             wanted[pool] = [worker_id for worker_id in wanted[pool] if worker_id != victim]
+        if what == "replace" and victim is not None:
+            machines.feed(DrainWorker("test", victim, replace=True))
         if what == "scale":
             wanted["decode"] = [f"decode-{n}" for n in range(pick)]
             machines.feed(ScalePool("test", "decode", tuple(wanted["decode"])))

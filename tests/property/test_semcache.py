@@ -69,7 +69,8 @@ class Life:
         key = make_key(origin, {}, [{"role": "user", "content": WAYS[way].format(word)}])
         vector = np.zeros(4, np.float32)
         vector[0] = 1  # all questions look alike: the gate alone tells them apart
-        return Asked(key, policy, question_tokens=9, epochs=self.cache.index.epochs(key.scope)), vector
+        epochs = self.cache.index.epochs(key.scope, policy.category)
+        return Asked(key, policy, question_tokens=9, epochs=epochs), vector
 
     def step(self, now: int, operation: str, category: str, tenant: bytes, word: str, way: int) -> None:
         asked, vector = self.asked(category, tenant, word, way)
@@ -143,7 +144,7 @@ def test_a_higher_threshold_never_adds_hits(least: float, more: float, turn: flo
         policy = replace(cache.policies.policy(("faq",)), min_similarity=minimum)
         origin = Origin(b"s", b"m")
         one, two = (make_key(origin, {}, [{"role": "user", "content": way.format("Rome")}]) for way in WAYS[:2])
-        writer = Asked(one, replace(policy, min_similarity=0.7), question_tokens=9)
+        writer = Asked(one, replace(policy, min_similarity=0.7, written_similarity=0.7), question_tokens=9)
         cache.keep(0, writer, Answer((1, 2), FinishReason.STOP), np.array([1, 0, 0, 0], np.float32))
         turned = np.array([np.cos(turn), np.sin(turn), 0, 0], np.float32)
         return isinstance(cache.find_alike(0, Asked(two, policy, question_tokens=9), turned), Hit)

@@ -74,12 +74,13 @@ def conserved(cluster: SimCluster, run: SimRun, requests: int) -> None:
         worker.core.check()
         assert worker.core.idle, (worker.ref, worker.core.request_ids())
         assert worker.core.blocks_used == 0, worker.ref
-    assert not cluster.door.clients
     assert not cluster.network.flows
-    cluster.door.flow.check()
-    state: Any = cluster.door.flow.state()
-    assert not state["running"]
-    assert all(count == 0 for *_, count in state["view"]["decodes"])
+    for door in cluster.doors.by_name.values():
+        assert not door.clients
+        door.flow.check()
+        state: Any = door.flow.state()
+        assert not state["running"]
+        assert all(count == 0 for *_, count in state["view"]["decodes"])
 
 
 def some_faults() -> tuple[Fault, ...]:

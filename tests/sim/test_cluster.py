@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,16 @@ def test_tokens_that_are_counted_and_tokens_that_are_written_give_the_same_decis
     monkeypatch.setattr(DecodeGroup, "common", lambda _group, _output: None)
     assert logs() == counted
     assert any("preempted" in log for log in counted.values())
+
+
+def test_a_grant_that_names_a_broken_link_ends_where_nothing_else_goes_wrong() -> None:
+    # Early grants wait for blocks until their leases run out, and links are given up while grants are under way.
+    rows = [
+        replace(row, prefix=tuple(range(place % 5 * 100, place % 5 * 100 + 1 + place % 7)), prefix_block_tokens=64)
+        for place, row in enumerate(poisson(80, 10))
+    ]
+    _, run = simulated(rows, pools(blocks=900), check=False)
+    assert all(sample.outcome is Outcome.OK for sample in run.samples)
 
 
 def test_a_run_is_drawn_for_perfetto() -> None:

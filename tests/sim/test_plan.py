@@ -68,6 +68,8 @@ def test_the_same_question_has_the_same_answer_in_bytes(asked: list[str], tmp_pa
         (["--model", "opt-175b"], r"memory binds: .* 5 × a100-80g a worker; of the known models .* fits"),
         (["--model", "opt-66b"], r"coefficients|published"),
         (["--hardware", "/nowhere"], "cannot be read"),
+        (["--speculation", "acceptance=0.7,gamma=5"], "the measured acceptance rate"),
+        (["--speculation", "acceptance=1.7"], "share between 0 and 1"),
         (["--objective", "power", "--rate", "5000"], r"number of devices binds: the highest rate .* ask for at most"),
     ],
 )
@@ -75,3 +77,38 @@ def test_what_cannot_be_is_answered(asked: list[str], changed: list[str], said: 
     result = CliRunner().invoke(app, [*asked, "--processes", "1", *changed])
     assert isinstance(result.exception, ConfigError), result.output
     assert re.search(said, str(result.exception)), str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("pool", "said"),
+    [
+        (
+            "groups: [{device: a100-80g, hosts: 2, devices_per_host: 2, devices: 5}]",
+            r"devices is 5, but 2 hosts with 2",
+        ),
+        (
+            "groups: [{device: a100-80g, hosts: 2, devices_per_host: 2}]\nbetween_hosts: {gbytes_per_s: 900}",
+            r"between_hosts.gbytes_per_s is 900, faster than all links of a host .* one of them is wrong",
+        ),
+        ("groups: [{device: a100-80g}, {device: a100-80g}]", "write one group for each device"),
+        ("groups: [{device: z9}]", r"known devices are a100-80g, .* a new one needs tflops"),
+        ("groups: [{device: a100-80g}]\nmax_price_per_hour: 5", "needs a price_per_hour of every group"),
+        ("hosts: 3", "groups"),
+    ],
+)
+def test_contradictory_hardware_is_told(asked: list[str], tmp_path: Path, pool: str, said: str) -> None:
+    (tmp_path / "pool.yaml").write_text(pool)
+    result = CliRunner().invoke(app, [*asked, "--processes", "1"])
+    assert isinstance(result.exception, ConfigError), result.output
+    assert re.search(said, str(result.exception), re.DOTALL), str(result.exception)
+
+
+def test_a_request_longer_than_any_pool_is_told_with_what_fits(asked: list[str], tmp_path: Path) -> None:
+    with (tmp_path / "trace.jsonl").open("a") as file:
+        file.write(json.dumps({"arrival_s": 20.0, "input_tokens": 400_000, "output_tokens": 12}) + "\n")
+    result = CliRunner().invoke(app, [*asked, "--processes", "1"])
+    assert isinstance(result.exception, ConfigError), result.output
+    said = (
+        r"a request of 400012 tokens.*memory binds: .* 1\.64% of the requests are longer; the nearest is a trace cut to"
+    )
+    assert re.search(said, str(result.exception), re.DOTALL), str(result.exception)

@@ -41,6 +41,8 @@ class Bound:
 
 def bound(unit: Unit, workload: Workload, objective: Objective) -> Bound:
     """The bound of a worker in its phase."""
+    if unit.phase is Phase.ENCODE:
+        return encode_bound(unit, workload, objective)
     if unit.phase is Phase.PREFILL:
         return prefill_bound(unit, workload, objective)
     if unit.phase is Phase.DECODE:
@@ -68,8 +70,10 @@ def prompt_ms(cost: CostModel, tokens: int, budget: int) -> tuple[float, float]:
 def prefill_bound(unit: Unit, workload: Workload, objective: Objective) -> Bound:
     """Prompts one after the other without a gap, the fixed part of a step shared by as many as the budget takes."""
     cost, budget = unit.instance.cost, unit.max_batch_tokens
-    lengths = workload.inputs[:LOOKED_AT]
+    lengths = workload.prompts[:LOOKED_AT]
     times = np.array([prompt_ms(cost, int(each), budget) for each in lengths])
+    if workload.pictures is not None and not unit.embedded:
+        times += np.array([pictures_ms(cost, int(each), workload) for each in workload.pictures[:LOOKED_AT]])[:, None]
     busy_s, alone_ms = float(times[:, 0].mean()) / 1e3, times[:, 1] + objective.overhead_ms
     alone = float(np.quantile(alone_ms, objective.attainment, method="lower"))
     if alone > objective.ttft_ms:
@@ -79,6 +83,25 @@ def prefill_bound(unit: Unit, workload: Workload, objective: Objective) -> Bound
     rate = 1 / max(busy_s - fixed_s * (1 - 1 / together), 1e-9)
     stages = unit.instance.stages
     return Bound(rate, "compute", alone, _mean_rate(busy_s, stages, objective.ttft_ms / 1e3, objective.overhead_ms))
+
+
+def pictures_ms(cost: CostModel, pictures: int, workload: Workload) -> float:
+    """Time to encode pictures in one step; 0 for none."""
+    shape = StepShape(0, 0, 0.0, 0, 0, 0, pictures, pictures * workload.image_tokens)
+    return cost.step(shape).busy_ns / 1e6 if pictures else 0.0
+
+
+def encode_bound(unit: Unit, workload: Workload, objective: Objective) -> Bound:
+    """Pictures one after the other, the tower read once for many."""
+    cost = unit.instance.cost
+    alone = pictures_ms(cost, 1, workload)
+    if alone > objective.ttft_ms:
+        return Bound(0.0, "ttft", alone, 0.0)
+    each_s = max(pictures_ms(cost, 2, workload) - alone, 1e-6) / 1e3
+    most = 1 / (each_s * workload.mean_pictures)
+    return Bound(
+        most, "compute", alone, _mean_rate(alone / 1e3, 1, objective.ttft_ms / 1e3, 0.0) / workload.mean_pictures
+    )
 
 
 def _mean_rate(busy_s: float, stages: int, ttft_s: float, overhead_ms: float) -> float:
@@ -94,7 +117,7 @@ def _mean_rate(busy_s: float, stages: int, ttft_s: float, overhead_ms: float) ->
 def decode_bound(unit: Unit, workload: Workload, objective: Objective) -> Bound:
     """The most decodes whose steps keep the time per token and whose KV fits, always running."""
     instance = unit.instance
-    inputs, outputs = workload.inputs, workload.outputs
+    inputs, outputs = workload.prompts, workload.outputs
     steps = np.maximum(outputs - 1, 0)
     total = float(steps.sum())
     if total == 0:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from services.sim.plan.bounds import Bound, bound
+from services.sim.plan.bounds import Bound, bound, pictures_ms, prompt_ms
 from services.sim.plan.goodput import Goodput, Objective, Unit
 from services.sim.plan.instances import Instance
 from services.sim.plan.placement import (
@@ -13,6 +13,7 @@ from services.sim.plan.placement import (
     Limits,
     Placement,
     colocated,
+    encode_apart,
     in_a_host,
     ranked,
     split,
@@ -21,7 +22,7 @@ from services.sim.plan.placement import (
 from services.sim.plan.solo import Phase
 from services.sim.plan.workload import Workload
 
-BUDGETS = {Phase.PREFILL: (2048, 512), Phase.DECODE: (2048,), Phase.COLOCATED: (512, 2048)}
+BUDGETS = {Phase.ENCODE: (2048,), Phase.PREFILL: (2048, 512), Phase.DECODE: (2048,), Phase.COLOCATED: (512, 2048)}
 """Token budgets that are tried: 512 saturates an A100 at 13B (DistServe), throughput falls beyond 2048 (Splitwise)."""
 WORTH = 1.05
 """A worker is simulated when its bound for each device is that much above the best that was found."""
@@ -36,6 +37,7 @@ class Candidates:
 
     Attributes:
         waiting: with their bounds.
+        objective: that they must keep.
         found: what was simulated.
         hopeless: that cannot meet the objective even without load.
         skipped: whose bound is below what was found, or that came after the limit of simulations.
@@ -43,6 +45,7 @@ class Candidates:
 
     waiting: list[tuple[Unit, Bound]]
     hopeless: list[tuple[Unit, Bound]]
+    objective: Objective
     found: list[Goodput] = field(default_factory=list)
     skipped: int = 0
 
@@ -60,19 +63,35 @@ class Candidates:
         return wave
 
 
+Key = tuple[int, Phase, bool]
+"""Hardware, phase, and whether pictures were encoded elsewhere."""
+
+
 def candidates(
-    found: Sequence[Instance], workload: Workload, objective: Objective
-) -> dict[tuple[int, Phase], Candidates]:
-    """Every worker in every phase, by hardware and phase, with what it can take at the very most."""
-    split_by: dict[tuple[int, Phase], Candidates] = {}
+    found: Sequence[Instance], workload: Workload, objective: Objective, encode: Sequence[Instance] = ()
+) -> dict[Key, Candidates]:
+    """Every worker in every phase, by hardware and phase, with what it can take at the very most.
+
+    Args:
+        encode: workers that encode pictures alone; none: nobody does.
+    """
+    split_by: dict[Key, Candidates] = {}
     one_stage = [each for each in found if each.stages == 1]
-    for phase in Phase:
-        # Prompts and decodes of one pipeline get into each other's way; baselines of the papers have one stage, too.
-        for instance in one_stage if one_stage and phase is Phase.COLOCATED else found:
-            kept = split_by.setdefault((instance.group, phase), Candidates([], []))
+    kinds = [(phase, False, found) for phase in (Phase.PREFILL, Phase.DECODE)]
+    # Prompts and decodes of one pipeline get into each other's way; baselines of the papers have one stage, too.
+    kinds.append((Phase.COLOCATED, False, one_stage or found))
+    if encode:
+        kinds += [(Phase.ENCODE, False, encode), (Phase.PREFILL, True, found)]
+    for phase, embedded, workers in kinds:
+        own = objective
+        if embedded or phase is Phase.ENCODE:
+            share = encode_share(encode[0], found[0], workload)
+            own = part_of(objective, share if phase is Phase.ENCODE else 1 - share, phase)
+        for instance in workers:
+            kept = split_by.setdefault((instance.group, phase, embedded), Candidates([], [], own))
             for budget in BUDGETS[phase]:
-                unit = Unit(phase, instance, budget)
-                top = bound(unit, workload, objective)
+                unit = Unit(phase, instance, budget, embedded)
+                top = bound(unit, workload, own)
                 (kept.waiting if top.rate else kept.hopeless).append((unit, top))
     for kept in split_by.values():
         # Larger workers are slower to simulate, and seldom better for the devices that they take.
@@ -80,10 +99,27 @@ def candidates(
     return split_by
 
 
+def encode_share(encoder: Instance, prefill: Instance, workload: Workload) -> float:
+    """Of the time to the first token, what encoding takes without load: one picture of a request on each encode worker,
+    a worker of one device for the prompt."""
+    encode = pictures_ms(encoder.cost, 1, workload)
+    prompt = prompt_ms(prefill.cost, max(1, int(workload.mean_prompt)), BUDGETS[Phase.PREFILL][0])[0]
+    return encode / (encode + prompt)
+
+
+def part_of(objective: Objective, share: float, phase: Phase) -> Objective:
+    """What one of the two stages before the first token must keep."""
+    overhead = 0.0 if phase is Phase.ENCODE else objective.overhead_ms
+    return replace(objective, ttft_ms=share * objective.ttft_ms, overhead_ms=overhead)
+
+
 def placements(found: Sequence[Goodput], limits: Limits) -> list[Placement]:
     """Every placement of what was found, best first; those of one kind and the same workers are not told apart."""
     usable = [each for each in found if each.rate > 0]
-    by_phase = {phase: [each for each in usable if each.unit.phase is phase] for phase in Phase}
+    by_phase = {
+        phase: [each for each in usable if each.unit.phase is phase and not each.unit.embedded] for phase in Phase
+    }
+    embedded = [each for each in usable if each.unit.embedded]
     built: list[Placement | None] = [colocated(each, limits) for each in by_phase[Phase.COLOCATED]]
     for prefill in by_phase[Phase.PREFILL]:
         for decode in by_phase[Phase.DECODE]:
@@ -91,6 +127,9 @@ def placements(found: Sequence[Goodput], limits: Limits) -> list[Placement]:
             built.append(apart)
             if limits.groups[prefill.unit.instance.group].hosts > 1:
                 built.append(in_a_host(prefill, decode, limits))
+    for encode in by_phase[Phase.ENCODE]:
+        for prefill in embedded:
+            built += [encode_apart(encode, prefill, decode, limits) for decode in by_phase[Phase.DECODE]]
     good = [each for each in built if each is not None]
     if limits.rate is None:
         spare = _best_each(by_phase[Phase.COLOCATED])
@@ -126,6 +165,6 @@ def finalists(found: Sequence[Placement], large: bool) -> list[Placement]:
         kept = [best_of(found, *(kind for kind in Kind if inside or kind is not Kind.IN_A_HOST))]
     else:
         kept = [best_of(found, Kind.IN_A_HOST)] if inside else []
-        kept += [apart, best_of(found, Kind.MIXED_POOL)]
+        kept += [apart, best_of(found, Kind.MIXED_POOL), best_of(found, Kind.ENCODE_APART)]
     kept.append(best_of(found, Kind.COLOCATED))
     return list(dict.fromkeys(each for each in kept if each is not None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -63,11 +63,13 @@ class Unit:
 
     Attributes:
         max_batch_tokens: token budget of its steps.
+        embedded: its prompts' pictures were encoded elsewhere.
     """
 
     phase: Phase
     instance: Instance
     max_batch_tokens: int
+    embedded: bool = False
 
     def __str__(self) -> str:
         return f"{self.phase.value} {self.instance} b{self.max_batch_tokens}"
@@ -159,13 +161,18 @@ def measure(
 ) -> Measured:
     """One run at one rate."""
     phase, instance = unit.phase, unit.instance
-    held = rate * workload.mean_output * min(objective.tpot_ms, 1000.0) / 1000.0 if phase is not Phase.PREFILL else 0.0
+    decodes = phase in (Phase.DECODE, Phase.COLOCATED)
+    held = rate * workload.mean_output * min(objective.tpot_ms, 1000.0) / 1000.0 if decodes else 0.0
     count = int(min(MOST_REQUESTS, max(requests, 4 * held)))
-    arrivals = workload.arrivals(rate, count, seed, decoded=phase is Phase.DECODE)
+    if phase is Phase.ENCODE:
+        arrivals = workload.pictures_apart(rate, count, seed)
+    else:
+        arrivals = workload.arrivals(rate, count, seed, decoded=phase is Phase.DECODE)
+        arrivals = replace(arrivals, encoded=unit.embedded)
     scheduler = config.scheduler.model_copy(update={"max_batch_tokens": unit.max_batch_tokens})
     config = config.model_copy(update={"scheduler": scheduler})
     blocks = instance.blocks(config.cache.block_size_tokens)
-    longest = int((arrivals.inputs + arrivals.outputs).max())
+    longest = int((arrivals.prompts + arrivals.outputs).max()) if phase is not Phase.ENCODE else 0
     if longest > blocks * config.cache.block_size_tokens:
         return Measured(rate, 0.0, math.inf, math.inf, math.inf, math.inf, 0.0, 1.0)
     run = run_alone(phase, instance.cost, blocks, config, arrivals, instance.tp)
@@ -187,7 +194,7 @@ def _binding(unit: Unit, objective: Objective, failed: Measured) -> str:
     """Which bound the first run above the goodput broke."""
     if failed.peak_kv_share > 0.98:
         return "memory"
-    if unit.phase is Phase.PREFILL:
+    if unit.phase in (Phase.PREFILL, Phase.ENCODE):
         return "ttft"
     if unit.phase is Phase.DECODE:
         return "tpot"
@@ -201,11 +208,15 @@ def check_lengths(workload: Workload, found: list[Instance]) -> None:
     Raises:
         ConfigError: it fits into none.
     """
-    longest = int((workload.inputs + workload.outputs).max())
+    totals = workload.prompts + workload.outputs
+    longest = int(totals.max())
     most = max(found, key=lambda each: each.tokens)
     if longest > most.tokens:
+        over = float((totals > most.tokens).mean())
         raise ConfigError(
             "--trace",
             f"a request of {longest} tokens",
-            f"the largest KV pool, of {most}, holds {most.tokens} tokens; cut the trace, or use more devices a worker",
+            f"memory binds: the largest KV pool, of {most}, holds {most.tokens} tokens, and {over:.2%} of the requests "
+            f"are longer; the nearest is a trace cut to {most.tokens} tokens a request, or workers with "
+            f"{longest * most.token_bytes / 1e9:.0f} GB for KV",
         )

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from services.core.errors import ConfigError
-from services.sim.cost_model import CostModel
+from services.sim.cost_model import NO_TOKENS, CostModel, WithImages
 from services.sim.models import ModelSpec
 from services.sim.plan.config import GroupConfig
 from services.sim.published import published
-from services.sim.roofline import DEVICES, USABLE_MEMORY, Device, Roofline
+from services.sim.roofline import DEVICES, USABLE_MEMORY, Device, Roofline, vision_cost
 
 MAX_STAGES = 16
 G, T = 1e9, 1e12
@@ -135,7 +135,24 @@ def _instance(model: ModelSpec, place: int, group: Group, tp: int, stages: int) 
     tokens = analytic.num_blocks(1)
     if tokens < 1:
         raise ConfigError("hardware", group.name, "the weights leave no memory for KV")
+    if model.vision is not None:
+        cost = WithImages(cost, vision_cost(model, group.device))
     return Instance(place, group.name, tp, stages, cost, tokens, model.kv_token_bytes)
+
+
+def encoders(model: ModelSpec, groups: Sequence[Group]) -> list[Instance]:
+    """Workers of one device that hold the vision tower alone; the rest of their memory is for embeddings.
+
+    Raises:
+        ConfigError: the model has none.
+    """
+    found = []
+    for place, group in enumerate(groups):
+        cost = WithImages(NO_TOKENS, vision_cost(model, group.device))
+        weights = 0.0 if model.vision is None else model.vision.weights * model.weight_bytes
+        tokens = int((USABLE_MEMORY * group.device.memory_bytes - weights) / model.kv_token_bytes)
+        found.append(Instance(place, group.name, 1, 1, cost, tokens, model.kv_token_bytes))
+    return found
 
 
 def fewest_devices(model: ModelSpec, group: Group) -> int:

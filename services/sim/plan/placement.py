@@ -4,6 +4,7 @@ colocated    every worker computes prompts and decodes, in mixed steps with chun
 split        prefill and decode workers anywhere (DistServe algorithm 1; Splitwise where the hardware differs)
 in a host    both in one host, so that KV stays on its links; the unit is replicated (DistServe algorithm 2)
 mixed pool   split, and devices that are left over compute both (Splitwise)
+encode apart split, and pictures are encoded by workers of their own (EPD); elsewhere prefill workers encode, too
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Kind(StrEnum):
     SPLIT = "split"
     IN_A_HOST = "in a host"
     MIXED_POOL = "mixed pool"
+    ENCODE_APART = "encode apart"
 
 
 class Aim(StrEnum):
@@ -162,12 +164,15 @@ def _most(instance: Instance, group: Group) -> int:
     return group.hosts // instance.stages * max(1, per_host // instance.tp)
 
 
-def _affordable(most: int, instance: Instance, limits: Limits) -> int:
-    """The same, within the budgets."""
+def _affordable(most: int, instance: Instance, limits: Limits, beside: Instance | None = None, others: int = 0) -> int:
+    """The same, within the budgets; `others` workers are there already."""
     group = limits.groups[instance.group]
-    for budget, each in ((limits.max_price, group.price), (limits.max_watts, group.watts)):
+    other = limits.groups[beside.group] if beside is not None else group
+    taken = others * beside.devices if beside is not None else 0
+    budgets = ((limits.max_price, group.price, other.price), (limits.max_watts, group.watts, other.watts))
+    for budget, each, each_other in budgets:
         if budget and each:
-            most = min(most, int(budget / (each * instance.devices)))
+            most = min(most, int((budget - taken * (each_other or 0.0)) / (each * instance.devices) + 1e-9))
     return most
 
 
@@ -187,7 +192,7 @@ def split(prefill: Goodput, decode: Goodput, limits: Limits) -> Placement | None
     for count_d in counts:
         left = _left_for(p, d, count_d, limits)
         wanted = math.ceil((limits.rate if limits.rate is not None else count_d * decode.rate) / p_rate)
-        count_p = min(wanted, left)
+        count_p = min(wanted, _affordable(left, p, limits, d, count_d))
         if count_p < 1 or count_d > most_d:
             continue
         prompts, tokens = count_p * p_rate, count_d * decode.rate
@@ -250,6 +255,55 @@ def with_mixed_pool(base: Placement, spare: Sequence[Goodput], limits: Limits) -
             pools.append(PlanPool("mixed", instance, count, each))
             rate += count * each.rate
     return make(Kind.MIXED_POOL, pools, 1, rate, base.binding, limits) if len(pools) > len(base.pools) else None
+
+
+# ------------------------------------------------------------------ EPD
+
+
+def encode_apart(encode: Goodput, prefill: Goodput, decode: Goodput, limits: Limits) -> Placement | None:
+    """The three stages sized apart: the highest rate whose workers the devices suffice for (EPD, section 3.2)."""
+    stages = {"encode": encode, "prefill": prefill, "decode": decode}
+    rates = [limits.rate] if limits.rate is not None else _rates(list(stages.values()), limits)
+    p_rate, network = _sendable(prefill, limits)
+    most = {"encode": encode.rate, "prefill": p_rate, "decode": decode.rate}
+    for rate in rates:
+        counts = {role: max(1, math.ceil(rate / most[role] - 1e-9)) for role in stages}
+        pools = [PlanPool(role, each.unit.instance, counts[role], each) for role, each in stages.items()]
+        if not _fit(pools, limits):
+            continue
+        tightest = min(stages, key=lambda role: counts[role] * most[role])
+        kept = min(counts[role] * most[role] for role in stages)
+        binding = "network" if network and tightest == "prefill" else stages[tightest].binding
+        found = make(Kind.ENCODE_APART, pools, 1, kept if limits.rate is None else rate, binding, limits)
+        if found is not None:
+            return found
+    return None
+
+
+def _rates(stages: Sequence[Goodput], limits: Limits) -> list[float]:
+    """Rates that one of the stages takes with all its workers, highest first."""
+    found: set[float] = set()
+    for each in stages:
+        instance = each.unit.instance
+        found |= {count * each.rate for count in _counts(_most(instance, limits.groups[instance.group]))}
+    return sorted(found, reverse=True)
+
+
+def _fit(pools: Sequence[PlanPool], limits: Limits) -> bool:
+    """Whether the hosts of every group hold its workers, the largest ones placed first."""
+    for place, group in enumerate(limits.groups):
+        per_host = group.device.per_host
+        free = group.devices
+        for pool in sorted(pools, key=lambda each: -each.instance.devices):
+            if pool.instance.group != place:
+                continue
+            size = pool.instance.devices
+            if size <= per_host and pool.replicas > free // per_host * (per_host // size) + free % per_host // size:
+                return False
+            free -= pool.devices
+        if free < 0:
+            return False
+    return True
 
 
 # ------------------------------------------------------------------ DistServe algorithm 2

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NoReturn
 
+from services.core.cost import expected_tokens
 from services.core.errors import ConfigError
+from services.sim.cost_model import StepShape
 from services.sim.models import MODELS, ModelSpec
 from services.sim.plan.bounds import Bound
 from services.sim.plan.goodput import Goodput, Objective, Unit
@@ -13,6 +15,8 @@ from services.sim.plan.instances import Group, Instance, Refused, fewest_devices
 from services.sim.plan.placement import Aim, Limits, Placement
 from services.sim.plan.solo import Phase
 from services.sim.plan.validate import Validation
+from services.sim.plan.workload import Workload
+from services.sim.speculation import Speculating
 
 NAMES = {
     "ttft": "the bound on the time to first token",
@@ -209,3 +213,25 @@ def _interference(winner: Placement, baseline: Placement) -> str:
         f"The baseline is bound by {binding}: each of its steps mixes prompts and decodes. Split, prefill runs as "
         f"{prefill.instance} and decode as {decode.instance}, each with the parallelism that suits it."
     )
+
+
+def guesses(winner: Placement, workload: Workload) -> list[str]:
+    """What speculation brings the winner's decodes at its own rate; nothing where nobody guesses."""
+    lines = []
+    for pool in winner.pools:
+        cost, alone = pool.instance.cost, pool.goodput
+        if not isinstance(cost, Speculating) or pool.role == "prefill":
+            continue
+        rows = max(1, round(alone.rate * max(workload.mean_output - 1, 0) * alone.at.tpot_p50_ms / 1000))
+        context = int(rows * (workload.mean_prompt + workload.mean_output / 2))
+        shape = StepShape(0, 0, 0.0, 0, rows, context)
+        gamma = cost.gamma(rows, context)
+        if not gamma:
+            lines.append(f"Speculation does not pay on {pool}: {rows} decodes a step leave no work to spare; gamma 0.")
+            continue
+        gain = cost.inner.step(shape).busy_ns / cost.step(shape).busy_ns
+        lines.append(
+            f"Speculation on {pool}: with {rows} decodes a step gamma is {gamma}, "
+            f"{expected_tokens(cost.acceptance, gamma):.2f} tokens a step, each {gain:.2f} times as fast as without."
+        )
+    return lines

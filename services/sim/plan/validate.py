@@ -15,7 +15,7 @@ from services.sim.config import SimConfig
 from services.sim.network import Place
 from services.sim.plan.goodput import PRECISION, WARM_UP, Objective
 from services.sim.plan.instances import Group
-from services.sim.plan.placement import Placement, PlanPool
+from services.sim.plan.placement import Kind, Placement, PlanPool
 from services.sim.plan.workload import Workload
 from services.sim.pools import Options, SimPool
 
@@ -23,8 +23,13 @@ LEAST_PER_COPY = 2000
 FILL_UPS, MOST_TO_FILL_UP = 4, 20_000
 MANY_WORKERS = 64
 SLOW_REPORT_S = 1.0
-ROLES = {"prefill": ("prefill",), "decode": ("decode",), "colocated": ("prefill", "decode")}
-ROLES["mixed"] = ROLES["colocated"]
+ROLES = {
+    "encode": ("encode",),
+    "prefill": ("prefill",),
+    "decode": ("decode",),
+    "colocated": ("prefill", "decode"),
+    "mixed": ("prefill", "decode"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +91,21 @@ def cluster_config(placement: Placement, config: ClusterConfig) -> ClusterConfig
     return config.model_copy(update=updates)
 
 
-def sim_pools(placement: Placement, groups: tuple[Group, ...], block_tokens: int) -> list[SimPool]:
-    """The pools of one copy, on hosts of their groups; a copy of the kind `in a host` has one host of its own."""
+def sim_pools(
+    placement: Placement, groups: tuple[Group, ...], block_tokens: int, pictures: bool = False
+) -> list[SimPool]:
+    """The pools of one copy, on hosts of their groups; a copy of the kind `in a host` has one host of its own.
+
+    Args:
+        pictures: requests have some; where no pool encodes alone, whoever computes prompts encodes.
+    """
+    encode = pictures and placement.kind is not Kind.ENCODE_APART
     used: dict[int, _Hosts] = {}
     first = 0
     for place, group in enumerate(groups):
         used[place] = _Hosts(first, group.device.per_host)
         first += group.hosts
-    return [_pool(pool, used[pool.instance.group], block_tokens) for pool in placement.pools]
+    return [_pool(pool, used[pool.instance.group], block_tokens, encode) for pool in placement.pools]
 
 
 class _Hosts:
@@ -112,11 +124,11 @@ class _Hosts:
         return Place(host=begin // per_host, devices=tuple((begin + each) % per_host for each in range(inside)))
 
 
-def _pool(pool: PlanPool, hosts: _Hosts, block_tokens: int) -> SimPool:
-    instance = pool.instance
+def _pool(pool: PlanPool, hosts: _Hosts, block_tokens: int, encode: bool) -> SimPool:
+    instance, roles = pool.instance, ROLES[pool.role]
     return SimPool(
         pool.role,
-        ROLES[pool.role],
+        ("encode", *roles) if encode and "prefill" in roles else roles,
         pool.replicas,
         instance.cost,
         instance.blocks(block_tokens),
@@ -137,7 +149,7 @@ def validate(placement: Placement, rate: float, requests: int, scene: Scene) -> 
     for copy in range(copies):
         cluster = SimCluster(
             config,
-            sim_pools(placement, scene.groups, config.cache.block_size_tokens),
+            sim_pools(placement, scene.groups, config.cache.block_size_tokens, scene.workload.pictures is not None),
             scene.sim,
             Options(gaps=False, nvlink=True),
         )
@@ -166,8 +178,9 @@ def _to_fill_up(rate: float, scene: Scene) -> int:
 
 def _rows(workload: Workload, rate: float, count: int, seed: int) -> Iterator[WorkloadRow]:
     arrivals = workload.arrivals(rate, count, seed)
-    for at_ns, prompt, output in zip(arrivals.at_ns, arrivals.inputs, arrivals.outputs, strict=True):
-        yield WorkloadRow(float(at_ns) / 1e9, int(prompt), int(output))
+    pictures = np.zeros(count, dtype=np.int64) if arrivals.images is None else arrivals.images
+    for at_ns, prompt, output, images in zip(arrivals.at_ns, arrivals.inputs, arrivals.outputs, pictures, strict=True):
+        yield WorkloadRow(float(at_ns) / 1e9, int(prompt), int(output), images=int(images))
 
 
 def _judged(

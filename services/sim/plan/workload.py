@@ -31,7 +31,9 @@ class Workload:
         rows: requests of the trace; `sampled` of them are in the lengths.
         dispersion: variance over mean of the requests in windows of ten seconds; 1 for Poisson arrivals.
         images: share of requests with pictures.
+        pictures: of each sampled request; int64, [n]; None: they are left out, as of a model that reads text alone.
         prefixed: share of requests that name a shared prefix.
+        image_tokens: that each picture adds to its prompt.
     """
 
     inputs: NDArray[np.int64]
@@ -41,6 +43,8 @@ class Workload:
     dispersion: float = 1.0
     images: float = 0.0
     prefixed: float = 0.0
+    pictures: NDArray[np.int64] | None = None
+    image_tokens: int = 0
 
     @property
     def sampled(self) -> int:
@@ -57,6 +61,21 @@ class Workload:
         """Tokens of an output."""
         return float(self.outputs.mean())
 
+    @property
+    def prompts(self) -> NDArray[np.int64]:
+        """Tokens of prompts with their pictures: int64, [n]."""
+        return self.inputs if self.pictures is None else self.inputs + self.image_tokens * self.pictures
+
+    @property
+    def mean_prompt(self) -> float:
+        """Tokens of a prompt with its pictures."""
+        return float(self.prompts.mean())
+
+    @property
+    def mean_pictures(self) -> float:
+        """Pictures of a request that are not left out."""
+        return 0.0 if self.pictures is None else float(self.pictures.mean())
+
     def arrivals(self, rate: float, count: int, seed: int, decoded: bool = False) -> Arrivals:
         """Requests that come at random (Poisson): the same ones in the same order at every rate, closer together.
 
@@ -71,7 +90,15 @@ class Workload:
             long = np.flatnonzero(self.outputs >= 2)
             places = long[places % len(long)] if len(long) else places
         at_ns = np.rint(np.cumsum(gaps) / rate * NS_PER_S).astype(np.int64)
-        return Arrivals(at_ns, self.inputs[places], self.outputs[places])
+        pictures = None if self.pictures is None else self.pictures[places]
+        return Arrivals(at_ns, self.inputs[places], self.outputs[places], pictures, self.image_tokens)
+
+    def pictures_apart(self, rate: float, count: int, seed: int) -> Arrivals:
+        """Pictures of requests that come at `rate`, as an encode worker sees them: one by one, at random."""
+        gaps = numpy_stream(seed, "plan/pictures").exponential(1.0, count)
+        at_ns = np.rint(np.cumsum(gaps) / (rate * self.mean_pictures) * NS_PER_S).astype(np.int64)
+        one = np.ones(count, dtype=np.int64)
+        return Arrivals(at_ns, one, one, one, self.image_tokens)
 
 
 def survey(rows: Iterable[WorkloadRow], seed: int, sample: int = SAMPLE_ROWS) -> Workload:
@@ -81,19 +108,19 @@ def survey(rows: Iterable[WorkloadRow], seed: int, sample: int = SAMPLE_ROWS) ->
         ConfigError: it has no request, or all of them at one time.
     """
     draws = stream(seed, "plan/reservoir")
-    kept: list[tuple[int, int]] = []
+    kept: list[tuple[int, int, int]] = []
     count, images, prefixed, last = 0, 0, 0, 0.0
     windows: dict[int, int] = {}
     for row in rows:
         if row.failed:
             continue
-        pair = (max(1, row.input_tokens), max(1, row.output_tokens))
+        sizes = (max(1, row.input_tokens), max(1, row.output_tokens), row.images)
         if count < sample:
-            kept.append(pair)
+            kept.append(sizes)
         else:
             place = draws.randrange(count + 1)
             if place < sample:
-                kept[place] = pair
+                kept[place] = sizes
         count += 1
         images += row.images > 0
         prefixed += bool(row.prefix)
@@ -102,11 +129,14 @@ def survey(rows: Iterable[WorkloadRow], seed: int, sample: int = SAMPLE_ROWS) ->
         windows[window] = windows.get(window, 0) + 1
     if count < 2 or last <= 0:
         raise ConfigError("--trace", f"{count} requests in {last:g} s", "a plan needs requests at different times")
-    pairs = np.array(kept, dtype=np.int64)
+    found = np.array(kept, dtype=np.int64)
     counts = np.zeros(max(windows) + 1)
     counts[list(windows)] = list(windows.values())
     dispersion = float(counts.var() / counts.mean()) if len(counts) > 1 else 1.0
-    return Workload(pairs[:, 0], pairs[:, 1], count / last, count, dispersion, images / count, prefixed / count)
+    pictures = found[:, 2] if images else None
+    return Workload(
+        found[:, 0], found[:, 1], count / last, count, dispersion, images / count, prefixed / count, pictures
+    )
 
 
 def log_normal(

@@ -13,6 +13,7 @@ from services.sim.plan.instances import Group
 from services.sim.plan.placement import Kind, Placement
 from services.sim.plan.validate import Validation, cluster_config
 from services.sim.plan.workload import Workload
+from services.sim.speculation import Speculating
 
 SCHEMA = "triptych.plan/1"
 
@@ -20,7 +21,8 @@ SCHEMA = "triptych.plan/1"
 def why_not_startable(placement: Placement) -> str:
     """Why `triptych up` cannot start a copy of the placement; "" when it can."""
     if placement.kind not in (Kind.SPLIT, Kind.IN_A_HOST):
-        return "its workers host both phases, which launch pools cannot say"
+        apart = placement.kind is Kind.ENCODE_APART
+        return f"its workers {'encode' if apart else 'host both phases'}, which launch pools cannot say"
     for pool in placement.pools:
         if pool.instance.stages > 1:
             return f"{pool.role} workers of {pool.instance.stages} pipeline stages cannot be started"
@@ -124,8 +126,13 @@ def extrapolated(
         lines.append(f"Step times on {', '.join(datasheets)} follow from datasheets (roofline), not from measurements.")
     if workload.prefixed:
         lines.append(f"{workload.prefixed:.0%} of the requests share prefixes; none of them was taken from a cache.")
-    if workload.images:
+    if workload.images and workload.pictures is None:
         lines.append(f"{workload.images:.0%} of the requests have pictures; encoding them is not in the numbers.")
+    if any(isinstance(pool.instance.cost, Speculating) for pool in winner.pools):
+        lines.append(
+            "Steps that speculate are simulated by the mean of their tokens, at the given acceptance rate; the YAML "
+            "says nothing of it."
+        )
     if any(pool.instance.stages > 1 for pool in winner.pools):
         lines.append("Pipeline stages are equal, without bubbles between groups of decodes.")
     lines.append(

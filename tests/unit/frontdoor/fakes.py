@@ -56,6 +56,13 @@ class FakeFlow:
         """The last reports."""
         return SimpleNamespace(workers=self.workers)
 
+    def explain(self, request_id: str) -> None:
+        """It predicts nothing."""
+
+    def figures(self) -> dict[str, float]:
+        """And learns nothing."""
+        return {}
+
     def next_wake(self) -> int | None:
         """As the test set it."""
         return self.wake

@@ -139,3 +139,42 @@ def test_a_bucket_says_when_it_has_the_next_token(tmp_path: Path) -> None:
     assert [send(), send()] == [0, 2000]
     clock.advance_to(100 * NS_PER_S)
     assert [send() for _ in range(4)] == [0, 0, 0, 2000]
+
+
+def test_tokens_are_taken_before_and_what_was_not_used_is_given_back(tmp_path: Path) -> None:
+    limits = {
+        "prompt_tokens_per_s": 10,
+        "burst_prompt_tokens": 100,
+        "output_tokens_per_s": 5,
+        "burst_output_tokens": 50,
+    }
+    mine, clock = Authenticator(write(tmp_path, key("a"), acme=limits)).check("Bearer tk-a"), VirtualClock()
+    reasons: list[str] = []
+    limiter = TenantLimiter(clock, reasons.append)
+
+    def send(prompt: int, asked: int, made: int, began: bool = True) -> int:
+        """0 when it was let in, else milliseconds to wait."""
+        with limiter.hold(mine) as hold:
+            try:
+                hold.charge(prompt, asked)
+            except QuotaError as error:
+                assert error.reason in ("PROMPT_TOKENS_LIMITED", "OUTPUT_TOKENS_LIMITED")
+                assert error.retry_after_ms is not None
+                return error.retry_after_ms
+            hold.settle(began, made)
+            return 0
+
+    assert [send(60, 10, 10), send(60, 10, 10)] == [0, 2000], "40 of 60 are there, 10 come a second"
+    assert [send(40, 50, 5), send(0, 40, 0)] == [2000, 0], "of output tokens 40 are left, and come back unused"
+    assert reasons == ["PROMPT_TOKENS_LIMITED", "OUTPUT_TOKENS_LIMITED"]
+    clock.advance_to(2 * NS_PER_S)
+    assert send(60, 50, 50, began=False) == 0, "a prompt that nobody computed costs nothing"
+    assert send(60, 0, 0) == 0
+    clock.advance_to(100 * NS_PER_S)
+    assert send(250, 1, 1) == 0, "a prompt above the whole bucket needs it full, and leaves a debt"
+    assert send(1, 1, 1) == 15_100
+    with limiter.hold(mine) as one, limiter.hold(mine) as two:
+        clock.advance_to(1000 * NS_PER_S)
+        one.charge(0, 50)
+        with pytest.raises(QuotaError, match="5 output tokens a second"):
+            two.charge(0, 1)

@@ -143,3 +143,27 @@ def test_cancel_and_deadline_reach_every_worker() -> None:
     assert actions[0].error == "DeadlineError"
     assert len(actions) == 3
     flow.check()
+
+
+C0, C1 = (WorkerRef(f"both-{number}", 1) for number in (0, 1))
+
+
+def test_a_worker_of_both_roles_is_weighed_by_its_decodes_too() -> None:
+    busy = report(C0, ("prefill", "decode"), running_decodes=40, context_tokens=9000)
+    queue = report(C1, ("prefill", "decode"), queued_prefill_tokens=3)
+    for reports in ((busy, queue), (queue, busy)):
+        assert dispatched(submit(flow_with(*reports), "r")) == (C1, None), "12 ms of prompts against 98 of decodes"
+
+
+def test_equal_workers_take_turns_and_each_front_door_begins_elsewhere() -> None:
+    pool = [WorkerRef(f"prefill-{number}", 1) for number in range(4)]
+    firsts = set()
+    for door in ("a", "b", "c", "d", "e", "f"):
+        flow = RequestFlow(door, RouterConfig(scorer="round_robin"), BLOCK_SIZE)
+        for worker in (*pool, D0):
+            flow.handle(0, report(worker, (worker.worker_id.split("-")[0],)))
+        places = [dispatched(submit(flow, f"r{number}"))[0] for number in range(8)]
+        assert sorted(places[:4], key=lambda each: each.worker_id) == pool, "each once before anyone twice"
+        assert places[:4] == places[4:]
+        firsts.add(places[0])
+    assert len(firsts) > 1

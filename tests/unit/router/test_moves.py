@@ -70,7 +70,7 @@ def moved(actions: list[Action]) -> tuple[list[WorkerRef], Dispatch]:
 
 
 def test_a_worker_lost_before_the_first_token_means_a_retry_elsewhere() -> None:
-    for lost, cancelled, places in ((P0, [D0], (P1, D0)), (D0, [P0], (P0, D1))):
+    for lost, cancelled, places in ((P0, [D0], (P1, D1)), (D0, [P0], (P0, D1))):
         flow = flow_of(*ALL)
         first = begin(flow)
         told, dispatch = moved(flow.handle(2, WorkerLost("x", lost, "killed")))

@@ -34,9 +34,8 @@ def ask(
     policy = cache.policies.policy((category,))
     origin = Origin(scope_digest(policy.scope, tenant, "key"), b"model")
     key = make_key(origin, {"max_tokens": 8}, [{"role": "user", "content": text}])
-    return Asked(
-        **{"key": key, "policy": policy, "question_tokens": 8, "epochs": cache.index.epochs(key.scope)} | fields
-    )
+    epochs = cache.index.epochs(key.scope, policy.category)
+    return Asked(**{"key": key, "policy": policy, "question_tokens": 8, "epochs": epochs} | fields)
 
 
 def unit(*numbers: float) -> Any:
@@ -61,7 +60,7 @@ def test_a_question_of_the_same_meaning_is_a_hit_and_a_trap_is_none() -> None:
     cache = make_cache()
     assert cache.keep(0, ask(cache), ANSWER, unit(1, 0)) == ""
     near, far = unit(1, 0.3), unit(1, 1)
-    found = cache.find_alike(S, ask(cache, "When was the city Rome founded?"), near)
+    found = cache.find_alike(S, ask(cache, "When was the city of Rome founded?"), near)
     assert found == Miss("semantic", "gate_words")
     found = cache.find_alike(S, ask(cache, "What year was Rome founded?"), near)
     assert isinstance(found, Hit) and found.tier == "semantic" and found.similarity == pytest.approx(0.958, abs=1e-3)
@@ -91,6 +90,47 @@ def test_reader_and_writer_both_bind() -> None:
     old = replace(looser, control=CacheControl(max_age_s=1))
     assert cache.find_alike(2 * S, old, unit(1, 0.01)) == Miss("semantic", "age")
     assert cache.find_equal(2 * S, replace(ask(cache, category="strict"), control=old.control)) == Miss("exact", "age")
+
+
+def test_under_load_what_was_kept_before_is_found_at_the_floor_and_then_no_more() -> None:
+    cache = make_cache(load={"enabled": True, "similarity_drop": 0.1, "similarity_floor": 0.75})
+    cache.keep(0, ask(cache), ANSWER, unit(1, 0))
+    cache.keep(0, ask(cache, "When was Lima founded?", "health"), ANSWER, unit(0, 0, 1))
+    other, further = "What year was Rome founded?", unit(1, 0.95)
+
+    def found(similar: Any, text: str = other, category: str = "faq") -> bool:
+        return isinstance(cache.find_alike(S, ask(cache, text, category), similar), Hit)
+
+    near = unit(1, 0.8)  # a cosine of 0.78; that of `further` is 0.72
+    assert not found(near)
+    for load, at_ease in ((0.82, False), (3.0, True), (0.98, True), (0.5, False)):
+        cache.policies.observe_load(load)
+        assert (found(near), found(further)) == (at_ease, False), "never below the floor"
+        assert not found(unit(0, 0.6, 1), "What year was Lima founded?", "health"), "not adaptive"
+
+
+def test_under_load_what_was_kept_before_holds_for_longer_and_then_no_more() -> None:
+    cache = make_cache(
+        load={"enabled": True, "ttl_gain": 0.5}, categories={"faq": {"ttl_s": 10}, "tool": {"ttl_s": 10}}
+    )
+    limited = replace(ask(cache, "Where is Rome?"), control=CacheControl(ttl_s=10 - 1e-6))
+    fixed = ask(cache, "How is Rome?", "health")
+    for each in (ask(cache), limited):
+        assert cache.keep(0, each, ANSWER, unit(1)) == ""
+    cache.keep(0, fixed, ANSWER)
+
+    def found(at_s: float, category: str = "faq", text: str = QUESTION) -> bool:
+        asked = ask(cache, text, category)
+        alike = isinstance(cache.find_alike(int(at_s * S), asked, unit(1)), Hit)
+        assert alike == isinstance(cache.find_equal(int(at_s * S), asked), Hit)
+        return alike
+
+    for load, holds in ((0.5, False), (0.9, True), (0.5, False), (2.0, True)):
+        cache.policies.observe_load(load)
+        assert (found(9), found(12)) == (True, holds)
+    assert found(14.9) and not found(12, text="Where is Rome?"), "a client's limit is one"
+    assert not isinstance(cache.find_equal(3601 * S, fixed), Hit), "not adaptive"
+    assert not found(15) and cache.index.left["expired"] >= 1
 
 
 @pytest.mark.parametrize(
@@ -155,6 +195,17 @@ def test_an_answer_that_was_invalidated_while_it_was_computed_is_not_kept() -> N
     assert cache.index.invalidate(scope_digest(Scope.TENANT, b"u", "")) == 0
     assert cache.index.invalidate(dry_run=True) == 1 and len(cache.index) == 1
     assert cache.index.invalidate() == 1 and cache.index.left == {"epoch": 1}
+
+
+def test_an_invalidated_category_takes_the_answers_under_way_with_it_and_no_others() -> None:
+    cache = make_cache()
+    faq, code = ask(cache), ask(cache, "def f(x): return x", "code")
+    assert cache.keep(0, faq, ANSWER) == cache.keep(0, code, ANSWER) == ""
+    assert cache.index.invalidate(category="faq", dry_run=True) == 1 and len(cache.index) == 2
+    assert cache.index.invalidate(category="faq") == 1
+    assert isinstance(cache.find_equal(0, faq), Miss) and isinstance(cache.find_equal(0, code), Hit)
+    assert cache.keep(0, faq, ANSWER) == "epoch" and cache.keep(0, ask(cache), ANSWER) == ""
+    assert cache.keep(0, code, ANSWER) == ""
 
 
 def test_a_bad_answer_leaves_and_does_not_come_back_in_its_time() -> None:

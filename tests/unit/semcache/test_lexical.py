@@ -69,3 +69,9 @@ def test_a_question_is_like_itself() -> None:
     for pair in SAME:
         for text in pair:
             assert difference(features(text), features(text)) == ""
+
+
+@pytest.mark.parametrize("mark", [", ", "?", " ", "- "])
+def test_long_runs_of_marks_are_read_in_no_time(mark: str) -> None:
+    """One that took the square of its length would not end before the test's timeout."""
+    assert features("a" + mark * 20_000 + "b").content

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.sim.config import HostConfig
 from services.sim.cores import Cores
 from services.sim.event_queue import EventQueue
 from services.sim.network import Flow, LinkClass, Network, Place, link_class, ports_between
@@ -88,7 +89,7 @@ def test_what_lies_between_two_places() -> None:
 
 def test_steps_share_cores_when_they_want_more_than_there_are() -> None:
     queue = EventQueue()
-    cores, found = Cores(queue, 2), {}
+    cores, found = Cores(queue, HostConfig(cores=2)), {}
 
     def run(number: int, seconds: float, threads: int) -> None:
         cores.run(number, round(seconds * S), threads, lambda what: found.setdefault(what, queue.now / S), number)

@@ -63,3 +63,10 @@ def test_other_libraries_are_left_alone() -> None:
     stream = written(TelemetryConfig(log_level="debug"))
     logging.getLogger("ray").warning("something of Ray's")
     assert stream.getvalue() == ""
+
+
+def test_what_a_library_puts_into_every_record_is_left_out() -> None:
+    stream = written(TelemetryConfig(log_format="json"))
+    logging.getLogger("services.worker").warning("told", extra={"_library_time_ns": 1, "request_id": "r-7"})
+    line = json.loads(stream.getvalue())
+    assert "_library_time_ns" not in line and line["request_id"] == "r-7"

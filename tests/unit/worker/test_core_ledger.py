@@ -10,7 +10,8 @@ import pytest
 from services.core.batch import Row, ScheduledBatch, StepOutput
 from services.core.clock import VirtualClock
 from services.worker import core_ledger
-from services.worker.core_ledger import IDLE_NS, RECALL_NS, CoreLedger, Slot
+from services.worker.config import IDLE_NS
+from services.worker.core_ledger import RECALL_NS, CoreLedger, Slot
 from services.worker.lent_cores import LentCores
 
 

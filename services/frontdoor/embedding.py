@@ -1,0 +1,113 @@
+"""One thread that embeds questions beside the event loop: texts that wait go together, and it gives way to others."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from services.core.clock import NS_PER_S, WallClock
+from services.semcache.embedder import Embedder
+from services.semcache.reading import Features, features
+
+MAX_BATCH = 16
+MAX_WAITING = 256
+"""Questions that wait; more are not looked at, for a late answer helps nobody."""
+NICENESS = 5
+
+Read = tuple[Any, Features]
+"""A question's vector, and what the lexical gate sees of it."""
+
+
+class EmbeddingThread:
+    """Reads questions.
+
+    Args:
+        embedder: blocking; its thread alone uses it.
+
+    Attributes:
+        embedded: questions so far.
+        batches: runs so far.
+        refused: questions that found too many waiting.
+        seconds: that batches took, from their start to their vectors.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self._waiting: list[tuple[str, asyncio.Future[Read]]] = []
+        self._runs = self._closed = False
+        self._thread = ThreadPoolExecutor(1, "embedding", _give_way)
+        self._upkeep = ThreadPoolExecutor(1, "cache-upkeep", _give_way)
+        self._clock = WallClock()
+        self.embedded = self.batches = self.refused = 0
+        self.seconds = 0.0
+
+    def read(self, text: str) -> asyncio.Future[Read] | None:
+        """Begin at once with a question's vector and features; None when too many wait, or no more are taken."""
+        if self._closed or len(self._waiting) >= MAX_WAITING:
+            self.refused += 1
+            return None
+        future: asyncio.Future[Read] = asyncio.get_running_loop().create_future()
+        self._waiting.append((text, future))
+        if not self._runs:
+            self._run()
+        return future
+
+    def _run(self) -> None:
+        """Start on what waits."""
+        batch = [pair for pair in self._waiting[:MAX_BATCH] if not pair[1].done()]
+        del self._waiting[:MAX_BATCH]
+        self._runs = bool(batch or self._waiting)
+        if not self._runs:
+            return
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._thread, _read, self._embedder, [text for text, _ in batch])
+        work.add_done_callback(self._finisher([future for _, future in batch]))
+
+    def _finisher(self, futures: list[asyncio.Future[Read]]) -> Callable[[asyncio.Future[list[Read]]], None]:
+        begun_ns = self._clock.now_ns()
+
+        def finish(work: asyncio.Future[list[Read]]) -> None:
+            error = asyncio.CancelledError() if work.cancelled() else work.exception()
+            for place, future in enumerate(futures):
+                if future.done():
+                    continue
+                if error is not None:
+                    future.set_exception(error)
+                else:
+                    future.set_result(work.result()[place])
+            self.embedded += len(futures)
+            self.batches += 1
+            self.seconds += (self._clock.now_ns() - begun_ns) / NS_PER_S
+            self._run()
+
+        return finish
+
+    def run(self, work: Callable[[], Callable[[], None]]) -> None:
+        """Other work of the cache, on a thread of its own that gives way too; what it returns is called on the loop."""
+
+        def finish(done: asyncio.Future[Callable[[], None]]) -> None:
+            if not done.cancelled():
+                done.result()()
+
+        asyncio.get_running_loop().run_in_executor(self._upkeep, work).add_done_callback(finish)
+
+    def close(self) -> None:
+        """Stop after what runs."""
+        self._closed = True
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._upkeep.shutdown(wait=False, cancel_futures=True)
+
+
+def _read(embedder: Embedder, texts: list[str]) -> list[Read]:
+    vectors = embedder.embed_all(texts)
+    return [(vector, features(text)) for vector, text in zip(vectors, texts, strict=True)]
+
+
+def _give_way() -> None:
+    """Tokens come before the cache: on Linux a thread has a niceness of its own."""
+    if hasattr(os, "setpriority"):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,0 +1,87 @@
+"""Cores that workers, front door and clients share."""
+
+from services.core.clock import NS_PER_MS
+from services.sim.config import HostConfig
+from services.sim.cores import Cores, Edge
+from services.sim.event_queue import EventQueue
+from services.worker.config import IDLE_NS
+
+MS = NS_PER_MS
+
+
+class Host:
+    """Two workers of one core each on two cores; notes when what ended."""
+
+    def __init__(self, **host: float) -> None:
+        self.queue = EventQueue()
+        self.cores = Cores(self.queue, HostConfig.model_validate({"cores": 2, **host}))
+        self.ends: dict[int, float] = {}
+        for number in (0, 1):
+            self.cores.join(number, 1)
+
+    def step(self, number: int, alone_ms: float, may_borrow: bool = False) -> None:
+        self.cores.step(number, round(alone_ms * MS), may_borrow, self._over, number)
+
+    def _over(self, number: int) -> None:
+        self.ends[number] = self.queue.now / MS
+
+    def at(self, ms: float, what: object) -> None:
+        self.queue.at(round(ms * MS), lambda _: what(), None)  # type: ignore[operator]
+
+
+def test_steps_on_their_own_cores_do_not_wait_for_each_other() -> None:
+    host = Host(step_ms=1.0)
+    host.step(0, 10)
+    host.step(1, 20)
+    host.queue.run()
+    assert host.ends == {0: 11.0, 1: 21.0}
+
+
+def test_steps_beside_each_other_are_slower_and_alone_as_fast_as_ever() -> None:
+    host = Host(beside_slowdown=1.5)
+    host.step(0, 10)
+    host.step(1, 20)
+    host.queue.run()
+    assert host.ends == {0: 15.0, 1: 25.0}
+
+
+def test_an_idle_worker_lends_and_gets_its_core_back_at_the_end_of_the_step() -> None:
+    host = Host(lent_speedup=2.0)
+    later = IDLE_NS / MS
+    host.at(later, lambda: host.step(0, 10, may_borrow=True))
+    host.at(later + 1, lambda: host.step(1, 10))
+    host.queue.run()
+    assert host.ends == {0: later + 5, 1: later + 15}
+
+
+def test_who_was_busy_a_moment_ago_does_not_lend() -> None:
+    host = Host(lent_speedup=2.0)
+    host.step(1, 10)
+    host.at(12, lambda: host.step(0, 10, may_borrow=True))
+    host.queue.run()
+    assert host.ends == {0: 22.0, 1: 10.0}
+
+
+def test_the_front_door_serves_one_after_the_other_and_takes_its_share() -> None:
+    host = Host(request_cpu_ms=2.0)
+    edge = Edge(host.cores, HostConfig(cores=2, request_cpu_ms=2.0))
+    read: list[tuple[str, float]] = []
+    host.step(0, 10)
+    host.step(1, 10)
+    for what in ("a", "b"):
+        edge.request(lambda each: read.append((str(each), host.queue.now / MS)), what)
+    host.queue.run()
+    assert [what for what, _ in read] == ["a", "b"]
+    assert read[0][1] == 3.0  # three want two cores
+    assert read[1][1] == 6.0
+    assert host.ends == {0: 12.0, 1: 12.0}
+
+
+def test_a_worker_that_ended_leaves_its_cores_to_those_that_wait() -> None:
+    host = Host(lent_speedup=2.0)
+    later = IDLE_NS / MS
+    host.at(later, lambda: host.step(0, 1000, may_borrow=True))
+    host.at(later + 1, lambda: host.step(1, 10))
+    host.at(later + 2, lambda: host.cores.leave(0))
+    host.queue.run()
+    assert host.ends == {1: later + 12}
