@@ -129,6 +129,7 @@ def test_the_simulator_says_what_the_cluster_does(setting: Setting, load: str) -
         }
     print(load, json.dumps(table, indent=1))
     kept = json.loads(SAVED.read_text()) if SAVED.exists() else {}
+    SAVED.parent.mkdir(parents=True, exist_ok=True)
     SAVED.write_text(json.dumps({**kept, load: table}, indent=1))
     if load == "saturated":
         assert abs(table["tokens_per_s"]["error"]) <= 10
