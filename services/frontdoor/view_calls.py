@@ -17,7 +17,7 @@ from services.frontdoor.performer import Performer
 from services.pb import cluster_pb2 as pb
 from services.pb import inference_pb2
 from services.router.estimators import OutputLengths
-from services.router.explain import Candidate, explain, placing_of
+from services.router.explain import Candidate, explain
 from services.router.placing import Placing
 from services.router.predict import PoolTimes
 from services.router.profiles import NoCandidate
@@ -47,7 +47,7 @@ class ViewCalls:
     def dump(self, front_doors: list[str]) -> pb.DumpViewResponse:
         """The whole view."""
         flow = self._performer.flow
-        placing = placing_of(flow)
+        placing = flow.placing
         return pb.DumpViewResponse(
             front_door=self._performer.front_door,
             front_doors=front_doors,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from services.core.clock import NS_PER_S
 from services.core.request import Request, WorkerRef
@@ -58,18 +57,13 @@ class Explanation:
     waits_ms: float
 
 
-def placing_of(flow: RequestFlow) -> Placing:
-    """What a flow places requests by, to be looked at and never changed."""
-    return flow._placing
-
-
 def explain(now: int, request: Request, flow: RequestFlow, most: int) -> Explanation:
     """What would happen to a request that came now.
 
     Args:
         most: workers that are told of each stage.
     """
-    placing, holding, config = _aside(placing_of(flow)), flow.holding, flow._config
+    placing, holding, config = flow.placing.aside(), flow.holding, flow.config
     running = Running(request, None)
     placed = placing.place(now, running, [], [])
     decision: Decision | None = None
@@ -84,19 +78,6 @@ def explain(now: int, request: Request, flow: RequestFlow, most: int) -> Explana
     held = len(holding.queue) > 0 or holding.must_wait(placed.decision)
     waits_ms = holding.waits_ms(request.priority, placed.decision)
     return Explanation(candidates, expected, placed, decision, refusal, held, waits_ms)
-
-
-def _aside(placing: Placing) -> Placing:
-    """The same knowledge, where looking at it changes a copy: estimators of pools that nobody asked for before, and
-    generations of guessed prefixes. No decision log tells of an explanation, so a replay must not miss what it did."""
-    found = copy.copy(placing)
-    found.predictor, found.index = copy.copy(placing.predictor), copy.copy(placing.index)
-    for each in fields(found.predictor):
-        if isinstance(table := getattr(found.predictor, each.name), dict):
-            setattr(found.predictor, each.name, dict(table))
-    for name in ("_guessed", "_pending"):
-        setattr(found.index, name, copy.copy(getattr(found.index, name)))
-    return found
 
 
 def _candidates(

@@ -42,7 +42,7 @@ LOOK_EVERY_NS = NS_PER_S // 2
 
 
 class RequestFlow:
-    """All requests of one front door.
+    """All requests of one front door; others may look at what it places them by, and never change it.
 
     Args:
         front_door: id that workers address outputs to.
@@ -52,9 +52,9 @@ class RequestFlow:
 
     def __init__(self, front_door: str, config: RouterConfig, block_size: int) -> None:
         self._front_door = front_door
-        self._config = config
+        self.config = config
         self._block_size = block_size
-        self._placing = Placing(front_door, config, block_size)
+        self.placing = Placing(front_door, config, block_size)
         self._holding = Holding(config.admission)
         self._running: dict[str, Running] = {}
         self._attempts = 0
@@ -70,7 +70,7 @@ class RequestFlow:
         """One event in, the actions it causes out."""
         match event:
             case WorkerReport():
-                replaced = self._placing.report(now, event)
+                replaced = self.placing.report(now, event)
                 actions = self._lost(now, replaced, "it was replaced") if replaced else []
                 if self._waiting:
                     actions += self._place_waiting(now)
@@ -84,7 +84,7 @@ class RequestFlow:
             case Cancel():
                 return self._cancel(event)
             case WorkerLost():
-                self._placing.lost(event.worker)
+                self.placing.lost(event.worker)
                 return self._lost(now, event.worker, event.reason)
             case StreamGap():
                 return self._gap(now, event.worker)
@@ -117,7 +117,7 @@ class RequestFlow:
         found = self._place(now, running)
         if isinstance(found, NoCandidate):
             return [Reject(event.request.request_id, "UnavailableError", "NO_WORKERS", str(found), RETRY_AFTER_MS)]
-        objectives = self._placing.objectives(event.request)
+        objectives = self.placing.objectives(event.request)
         name, why = event.request.request_id, self._holding.refusal(running, found.decision, objectives)
         if why is not None:
             return [Reject(name, "OverloadedError", why.reason, why.message, why.retry_after_ms)]
@@ -142,7 +142,7 @@ class RequestFlow:
 
     def _place(self, now: int, running: Running, refused: list[WorkerRef] | None = None) -> Placed | NoCandidate:
         avoided = running.failed + self._silent(now)
-        return self._placing.place(now, running, running.refused if refused is None else refused, avoided)
+        return self.placing.place(now, running, running.refused if refused is None else refused, avoided)
 
     def _dispatch(self, now: int, running: Running, placed: Placed) -> list[Action]:
         request = running.request
@@ -156,14 +156,14 @@ class RequestFlow:
         )
         self._waiting.pop(running.request.request_id, None)
         self._holding.dispatched(running)
-        self._placing.dispatched(now, running, placed)
+        self.placing.dispatched(now, running, placed)
         self._placements[placed.path] += 1
-        encode = self._placing.spread_images(now, running) if running.request.images else ()
+        encode = self.placing.spread_images(now, running) if running.request.images else ()
         return [*encode, Dispatch(placed.prefill, running.request, placed.path)]
 
     def _discipline(self, request: Request) -> Discipline:
         """Splitwise: long prompts are sent while they are computed, short ones when they are done."""
-        least = self._config.early_grant_tokens
+        least = self.config.early_grant_tokens
         return Discipline.EARLY if least and len(request.known_tokens) >= least else Discipline.LATE
 
     def _place_waiting(self, now: int) -> list[Action]:
@@ -186,9 +186,9 @@ class RequestFlow:
         if may_move(output):
             return self._failed(now, source, running, output)
         if not running.decoding and (source == running.decode or output.finish):
-            self._placing.decodes(now, running, source, output)
+            self.placing.decodes(now, running, source, output)
         if running.owes and source == running.prefill:
-            self._placing.computed(now, running, output)
+            self.placing.computed(now, running, output)
         running.take(output)
         self._holding.counters.output(running.request.tenant, len(output.token_ids))
         actions: list[Action] = [Emit(output.request_id, (output,))]
@@ -197,7 +197,7 @@ class RequestFlow:
             others = [worker for worker in running.workers if worker != source]
             actions += cancel_remote(others, running.request, output.reason)
         elif running.complete:
-            self._placing.ended(now, running)
+            self.placing.ended(now, running)
             self._drop(output.request_id)
             return offer(running) + actions  # kept before the front door forgets the request
         return actions
@@ -248,13 +248,13 @@ class RequestFlow:
             if not stuck or isinstance(self._place(now, running, running.refused + silent), NoCandidate):
                 continue
             running.failed += stuck
-            message = f"worker {stuck[0].worker_id} was silent for {self._config.move_silent_s:g} s"
+            message = f"worker {stuck[0].worker_id} was silent for {self.config.move_silent_s:g} s"
             end = failure(running.request, "WORKER_SILENT", message)
             actions += self._move(now, running, "worker_silent", running.workers, end)
         return actions
 
     def _silent(self, now: int) -> list[WorkerRef]:
-        return self._placing.silent(now, self._awake_since_ns)
+        return self.placing.silent(now, self._awake_since_ns)
 
     def _move(
         self, now: int, running: Running, reason: str, cancel: list[WorkerRef], end: RequestOutput
@@ -263,16 +263,16 @@ class RequestFlow:
 
         The workers to `cancel` are told first; one that cannot be told now finds out by the attempt number.
         """
-        label = count_move(running, reason, self._config)
+        label = count_move(running, reason, self.config)
         if label is None:
             return self._give_up(running, end, cancel)
         self._moves[label] += 1
         actions: list[Action] = list(cancel_remote(cancel, running.request, reason))
-        self._placing.release(running)
+        self.placing.release(running)
         running.leave(next_attempt(running, self._next_attempt(), self._block_size))
         found = self._place(now, running)
         if isinstance(found, NoCandidate):
-            running.waits_until_ns = now + int(self._config.wait_for_worker_s * NS_PER_S)
+            running.waits_until_ns = now + int(self.config.wait_for_worker_s * NS_PER_S)
             self._waiting[running.request.request_id] = None
             self._expect(running.request.request_id, running.waits_until_ns)
             return actions
@@ -315,7 +315,7 @@ class RequestFlow:
         running = self._running.pop(request_id, None)
         if running is not None:
             self._waiting.pop(request_id, None)
-            self._placing.release(running)
+            self.placing.release(running)
             self._holding.leave(running)
         return running
 
@@ -324,7 +324,7 @@ class RequestFlow:
     @property
     def view(self) -> ClusterView:
         """What is known of the workers now."""
-        return self._placing.view.snapshot()
+        return self.placing.view.snapshot()
 
     @property
     def waits(self) -> bool:
@@ -343,12 +343,12 @@ class RequestFlow:
 
     def explain(self, request_id: str) -> Decision | None:
         """The latest decision about a request; None when there was none, or many others since."""
-        return self._placing.decisions.get(request_id)
+        return self.placing.decisions.get(request_id)
 
     def figures(self) -> dict[str, float]:
         """Numbers for metrics; `queue/<priority>` are requests that wait at the front door."""
         queues = {f"queue/{level}": float(count) for level, count in self._holding.queue.depths().items()}
-        return {"fairness_jain": self._holding.counters.jain(), **self._placing.figures(), **queues}
+        return {"fairness_jain": self._holding.counters.jain(), **self.placing.figures(), **queues}
 
     @property
     def holding(self) -> Holding:
@@ -377,7 +377,7 @@ class RequestFlow:
         """Running requests and the folded view."""
         return {
             "running": {request_id: running.state_fields() for request_id, running in self._running.items()},
-            **self._placing.state(),
+            **self.placing.state(),
             "holding": self._holding.state(),
             "looking": self.looking.state(),
             "attempts": self._attempts,
@@ -397,4 +397,4 @@ class RequestFlow:
             assert (running.waits_until_ns is not None) == (running.request.request_id in self._waiting)
             if running.decode is not None and not running.decoding:
                 waiting[running.decode] = waiting.get(running.decode, 0) + 1
-        self._placing.view.check(waiting)
+        self.placing.view.check(waiting)

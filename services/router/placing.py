@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass
 
 from services.core.actions import Dispatch, RequestOutput, WorkerReport
@@ -59,6 +60,12 @@ class Placing:
         self._local_prefill = LOCAL_PREFILL.get(config.local_prefill)
         self._predicts = config.placement == "predicted"
         self._silent_ns = int(config.move_silent_s * NS_PER_S)
+
+    def aside(self) -> Placing:
+        """The same knowledge, where looking changes a copy: no decision log tells of it, so a replay would miss it."""
+        found = copy(self)
+        found.predictor, found.index = self.predictor.aside(), self.index.aside()
+        return found
 
     # --- workers ------------------------------------------------------------------------------------------------
 

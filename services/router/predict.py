@@ -10,6 +10,7 @@ Until a class of workers has told enough, the configured coefficients (`router.c
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 
 from services.core.clock import NS_PER_MS
@@ -115,6 +116,12 @@ class Predictor:
     def __post_init__(self) -> None:
         prior = (self.cost.transfer_ms, self.cost.transfer_token_ms)
         self.transfers = (Line(prior, (1.0, 512.0)), Line(prior, (1.0, 512.0)))
+
+    def aside(self) -> Predictor:
+        """The same estimators, where those that are made when somebody asks for them stay with the copy."""
+        found = copy(self)
+        found.pools, found._busy, found._rates = dict(self.pools), dict(self._busy), dict(self._rates)
+        return found
 
     def times(self, pool: str) -> PoolTimes:
         """The estimators of a pool; new ones believe the configuration."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 from services.core.block_news import BlockNews
 from services.core.clock import NS_PER_S
@@ -75,6 +76,12 @@ class PrefixIndex:
 
     def __len__(self) -> int:
         return len(self._exact) + len(self._guessed)
+
+    def aside(self) -> PrefixIndex:
+        """The same knowledge, where guesses that grow old as they are looked at do so in a copy."""
+        found = copy(self)
+        found._guessed, found._pending = copy(self._guessed), copy(self._pending)
+        return found
 
     def match(self, now: int, hashes: Sequence[bytes]) -> list[tuple[int, int]]:
         """(row of a worker, leading blocks that it has), for all that have some: O(blocks)."""

@@ -6,7 +6,7 @@ from services.core.actions import Submit
 from services.core.request import Request, SamplingParams, WorkerRef
 from services.kvcache.block import prompt_block_hashes
 from services.router.config import RouterConfig
-from services.router.explain import Explanation, explain, placing_of
+from services.router.explain import Explanation, explain
 from services.router.flow import RequestFlow
 from services.router.profiles import NoCandidate
 from tests.factories import BLOCK_SIZE, ROOT
@@ -65,15 +65,15 @@ def test_nothing_is_left_behind() -> None:
     late = 70 * S  # guesses of prefixes have grown old; the next placement, and not this look, turns them over
     for worker, role in ((P0, "prefill"), (P1, "prefill"), (D0, "decode"), (D1, "decode")):
         flow.handle(late, report(worker, (role,), 2))
-    index, before = placing_of(flow).index, repr(flow.state())
+    index, before = flow.placing.index, repr(flow.state())
     guesses = [repr(vars(each)) for each in (index._guessed, index._pending)]
     assert explain(late, request("r2"), flow, 9).decision is not None
     assert repr(flow.state()) == before
     assert [repr(vars(each)) for each in (index._guessed, index._pending)] == guesses
     fresh = fleet()
-    before, rates = repr(fresh.state()), dict(placing_of(fresh).predictor._rates)
+    before, rates = repr(fresh.state()), dict(fresh.placing.predictor._rates)
     explain(S, request("r1"), fresh, 9)
-    assert repr(fresh.state()) == before and placing_of(fresh).predictor._rates == rates
+    assert repr(fresh.state()) == before and fresh.placing.predictor._rates == rates
     flow.check()
 
 
