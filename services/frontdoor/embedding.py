@@ -39,7 +39,7 @@ class EmbeddingThread:
         self._embedder = embedder
         self._waiting: list[tuple[str, asyncio.Future[Read]]] = []
         self._runs = self._closed = False
-        self._thread = ThreadPoolExecutor(1, "embedding", _give_way)
+        self._thread = ThreadPoolExecutor(1, "embedding")
         self._upkeep = ThreadPoolExecutor(1, "cache-upkeep", _give_way)
         self._clock = WallClock()
         self.embedded = self.batches = self.refused = 0
