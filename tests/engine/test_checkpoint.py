@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from services.core.errors import ModelError
 from services.engine import checkpoint
 from services.engine.checkpoint import model_digest, prepare_model, read_shape
+from services.engine.hf_config import ABSENT
 from services.engine.model_shape import Rope
 from services.engine.tiny import save_tiny, tiny_shape
 from services.engine.weights import load_tensors
@@ -137,6 +138,37 @@ def test_windows_and_lengths(
     edit(folder, **({"layer_types": None, "use_sliding_window": True} | changes))
     shape = read_shape(folder)
     assert (shape.windows, shape.max_position) == (windows, max_position)
+
+
+@pytest.mark.parametrize("architecture", list(ABSENT))
+def test_absent_keys_mean_what_the_transformers_library_takes_for_them(folder: Path, architecture: str) -> None:
+    import transformers
+
+    windowed = {} if architecture == "LlamaForCausalLM" else {"use_sliding_window": True}
+    theirs = getattr(transformers, architecture.replace("ForCausalLM", "Config"))(**windowed)
+    assert {key: getattr(theirs, key) for key in ABSENT[architecture]} == ABSENT[architecture]
+    every = {key for keys in ABSENT.values() for key in keys}
+    edit(folder, architectures=[architecture], layer_types=None, **dict.fromkeys(sorted(every)))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    edit(folder, num_attention_heads=32, max_position_embeddings=8192, **windowed)
+    shape = read_shape(folder)
+    assert (shape.eos_token_ids, shape.bos_token_id) == (((), None) if "Qwen" in architecture else ((2,), 1))
+    assert shape.windows[-1] == (4096 if architecture == "MistralForCausalLM" else None)
+    assert shape.kv_heads == (8 if architecture == "MistralForCausalLM" else 32)
+    assert shape.head_dim == (128 if architecture == "Qwen3ForCausalLM" else 2)
+
+
+def test_a_null_is_no_absent_key(folder: Path) -> None:
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) | {"architectures": ["MistralForCausalLM"], "sliding_window": None}
+    file.write_text(json.dumps(config | {"max_position_embeddings": 8192}))
+    assert read_shape(folder).window is None
+    file.write_text(json.dumps(config | {"hidden_size": None}))
+    with pytest.raises(ModelError, match="the key 'hidden_size' is missing"):
+        read_shape(folder)
+    yarn = {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 512}
+    file.write_text(json.dumps(config | {"rope_parameters": yarn, "max_position_embeddings": 2048}))
+    assert read_shape(folder).rope.factor == 4.0
 
 
 def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
