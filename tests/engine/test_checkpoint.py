@@ -17,8 +17,9 @@ from services.engine import checkpoint
 from services.engine.checkpoint import model_digest, prepare_model, read_shape
 from services.engine.hf_config import ABSENT
 from services.engine.model_shape import Rope
+from services.engine.shard import shard_of
 from services.engine.tiny import save_tiny, tiny_shape
-from services.engine.weights import load_tensors
+from services.engine.weights import load_shard, load_tensors
 
 
 @pytest.fixture
@@ -234,6 +235,28 @@ def test_a_sharded_checkpoint_is_read_through_its_index(folder: Path, tmp_path: 
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(ModelError, match="model-00002-of-00002"):
         prepare_model(folder, tmp_path)
+
+
+def test_the_one_file_of_the_usual_name_counts(folder: Path, tmp_path: Path) -> None:
+    """Copies beside it, even with an index, are left alone: the transformers library reads model.safetensors."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: values + 1 for name, values in tensors.items()}, folder / "zweite.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "zweite.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    _, loaded = load_tensors(prepare_model(folder, tmp_path))
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_in_the_files_is_the_head(folder: Path, tied: bool) -> None:
+    """Files of a model that is tied by its config.json may hold a trained head of their own."""
+    edit(folder, tie_word_embeddings=tied)
+    tensors = load_file(folder / "model.safetensors")
+    assert not torch.equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"])
+    shape, loaded = load_tensors(folder)
+    assert not shape.tied and torch.equal(loaded["lm_head.weight"], tensors["lm_head.weight"])
+    _, shard = load_shard(folder, shard_of(shape, 0, 2))
+    assert torch.equal(shard["lm_head.weight"], tensors["lm_head.weight"])
 
 
 def test_quantised_weights_are_named(folder: Path, tmp_path: Path) -> None:
