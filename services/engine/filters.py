@@ -1,7 +1,8 @@
 """Which tokens may be drawn: min-p, then top-k, then top-p, of equal tokens always those of the lowest ids.
 
-The filters narrow one row in turn, each seeing what the one before it left, like the warpers of the transformers
-library: top-k counts tokens that passed min-p, and top-p's probabilities are renormalised over what top-k left.
+The filters narrow one row in turn, each seeing what the one before it left: top-k counts tokens that passed min-p, and
+top-p's probabilities are renormalised over what top-k left. The order is vLLM's; the transformers library's warpers are
+the same, but its generate() puts min-p last, so that with both min-p and top-p it may keep other tokens.
 A filter at its neutral value does nothing and costs nothing.
 """
 

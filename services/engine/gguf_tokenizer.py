@@ -24,7 +24,7 @@ def write_tokenizer(metadata: Metadata, folder: Path) -> None:
     if kind[0] != "gpt2" or kind[1] not in GPT2_PATTERNS:
         _through_transformers(metadata, folder)
         return
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
     tokens: list[str] = metadata.get("tokenizer.ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in metadata.get("tokenizer.ggml.merges")]
@@ -34,9 +34,18 @@ def write_tokenizer(metadata: Metadata, folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     control = [token for token, kind_of in zip(tokens, kinds, strict=True) if kind_of == CONTROL_TOKEN]
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-    tokenizer.save(str(folder / "tokenizer.json"))
     special = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "pad_token": "padding_token_id"}
     known = {name: metadata.get(f"tokenizer.ggml.{key}", optional=True) for name, key in special.items()}
+    begin, end = (
+        [(tokens[index], index)]
+        if index is not None and metadata.get(f"tokenizer.ggml.add_{name}_token", False)
+        else []
+        for name, index in (("bos", known["bos_token"]), ("eos", known["eos_token"]))
+    )
+    if begin or end:
+        around = [token for token, _ in begin] + ["$A"] + [token for token, _ in end]
+        tokenizer.post_processor = processors.TemplateProcessing(single=around, special_tokens=begin + end)
+    tokenizer.save(str(folder / "tokenizer.json"))
     write_json(
         folder / "tokenizer_config.json",
         {

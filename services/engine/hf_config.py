@@ -20,6 +20,14 @@ ARCHITECTURES = {
 ACTIVATIONS = ("silu", "swish")  # two names of one function
 ROPE_KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 LAYER_TYPES = ("full_attention", "sliding_attention")
+_QWEN: dict[str, Any] = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
+ABSENT: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {"bos_token_id": 1, "eos_token_id": 2},
+    "MistralForCausalLM": {"bos_token_id": 1, "eos_token_id": 2, "num_key_value_heads": 8, "sliding_window": 4096},
+    "Qwen2ForCausalLM": _QWEN,
+    "Qwen3ForCausalLM": {**_QWEN, "head_dim": 128},
+}
+"""What the transformers library takes for a key that is not there; null is something else: none."""
 
 
 def shape_of(file: Path, config: dict[str, Any], generation: dict[str, Any]) -> ModelShape:
@@ -31,6 +39,7 @@ def shape_of(file: Path, config: dict[str, Any], generation: dict[str, Any]) -> 
     """
     try:
         architecture = _architecture(file, config)
+        config = {key: value for key, value in (ABSENT[architecture] | config).items() if value is not None}
         _refuse_what_differs(file, config, architecture)
         return _shape(file, architecture, config, generation)
     except KeyError as error:
@@ -159,13 +168,16 @@ def read_rope(file: Path, config: dict[str, Any], head_dim: int) -> Rope:
         return Rope(theta)
     if kind == "longrope":
         return _longrope(file, f"{file}: {where}", values, theta, head_dim)
-    factor = float(values["factor"])
+    original = config.get("original_max_position_embeddings") or values.get("original_max_position_embeddings")
+    original = int(original or config["max_position_embeddings"])
+    factor = values["factor"]
+    if factor is None and kind == "yarn":
+        factor = config["max_position_embeddings"] / original
+    factor = float(factor)
     # Dynamic NTK recomputes all frequencies for each length beyond max_position_embeddings, which cached keys cannot
     # follow. Up to that length they are the default ones, and that is how far such a model is served.
     if kind in ("linear", "dynamic"):
         return Rope(theta, kind, factor)
-    original = config.get("original_max_position_embeddings") or values.get("original_max_position_embeddings")
-    original = int(original or config["max_position_embeddings"])
     if kind == "llama3":
         low, high = float(values["low_freq_factor"]), float(values["high_freq_factor"])
         return Rope(theta, kind, factor, original, low_freq_factor=low, high_freq_factor=high)

@@ -29,7 +29,7 @@ def prefill_times(runner: ModelRunner, repeats: int, told: Callable[[str], None]
         told: hears what is measured.
     """
     for tokens, cached in PROMPTS:
-        if tokens + cached > _room(runner):
+        if tokens + cached > min(_room(runner), runner.shape.max_position):
             continue
         told(f"prompt of {tokens} tokens after {cached}")
         batch = prefill_batch(runner, tokens, cached)
@@ -39,7 +39,7 @@ def prefill_times(runner: ModelRunner, repeats: int, told: Callable[[str], None]
 def decode_times(runner: ModelRunner, repeats: int, told: Callable[[str], None]) -> Iterator[Sample]:
     """Median times of decode steps; arguments as in `prefill_times`."""
     for rows, context in DECODES:
-        if rows * (context + runner.pool.block_size) > _room(runner):
+        if context > runner.shape.max_position or rows * (context + runner.pool.block_size) > _room(runner):
             continue
         told(f"{rows} decodes that look at {context} tokens each")
         yield rows, rows * context, median_ms(runner, decode_batch(runner, rows, context), repeats)
@@ -52,7 +52,8 @@ def prefill_batch(runner: ModelRunner, tokens: int, cached: int) -> ScheduledBat
 
 
 def decode_batch(runner: ModelRunner, rows: int, context: int) -> ScheduledBatch:
-    """A step with `rows` decodes that look at `context` tokens each."""
+    """A step with `rows` decodes that look at `context` tokens each, or at all that the model was made for."""
+    context = min(context, runner.shape.max_position)
     decodes = Decodes(
         tuple(f"profile-{row}" for row in range(rows)),
         (1,) * rows,

@@ -46,7 +46,7 @@ def slowdown(runner: ModelRunner, place: ModelPlace, told: Callable[[str], None]
     other.start()
     theirs.close()
     pairs = (
-        ("prompts beside decodes", prefill_batch(runner, TOKENS, 0), "decode"),
+        ("prompts beside decodes", prefill_batch(runner, _tokens(runner), 0), "decode"),
         ("decodes beside prompts", decode_batch(runner, ROWS, CONTEXT), "prefill"),
     )
     found = []
@@ -60,6 +60,10 @@ def slowdown(runner: ModelRunner, place: ModelPlace, told: Callable[[str], None]
         other.kill()
         other.join()
     return max(1.0, sum(found) / len(found))
+
+
+def _tokens(runner: ModelRunner) -> int:
+    return min(TOKENS, runner.shape.max_position)
 
 
 def _ratio(runner: ModelRunner, batch: ScheduledBatch, pipe: Connection, theirs: str) -> float:
@@ -85,7 +89,7 @@ def _hear(pipe: Connection) -> None:
 def _compute(pipe: Connection, place: ModelPlace) -> None:
     """The other process: computes what it is told to until it is told to stop; ends with its pipe."""
     runner = load_runner(place.folder, place.dtype, place.memory_bytes, place.block_size, place.threads)
-    batches = {"prefill": prefill_batch(runner, TOKENS, 0), "decode": decode_batch(runner, ROWS, CONTEXT)}
+    batches = {"prefill": prefill_batch(runner, _tokens(runner), 0), "decode": decode_batch(runner, ROWS, CONTEXT)}
     try:
         pipe.send("ready")
         while True:

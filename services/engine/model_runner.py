@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -150,10 +151,11 @@ class ModelRunner:
         Returns:
             One line for each check that failed.
         """
-        ids = tuple((7 + 13 * position) % self.shape.vocab for position in range(SELF_TEST_TOKENS))
-        whole = self._probe([(ids, 0)])
-        chunked = self._probe([(ids[:100], 0), (ids[100:137], 100), (ids[137:138], 137), (ids[138:], 138)])
-        shared = self._probe([(ids[:-1], 0), (ids[-1:], SELF_TEST_TOKENS - 1)], other=ids[:33])
+        ids = self._probe_ids()
+        count = len(ids)
+        whole = self._probe(ids)
+        chunked = self._probe(ids, (5 * count // 7, count - 3, count - 2))
+        shared = self._probe(ids, (count - 1,), other=ids[:33])
         found = [] if torch.equal(whole, chunked) else ["logits depend on how a prompt is chunked"]
         return found + ([] if torch.equal(whole, shared) else ["logits depend on who shares the batch"])
 
@@ -163,21 +165,24 @@ class ModelRunner:
 
     def compare_threads(self, first: int, second: int) -> None:
         """See on this machine whether a decode step's bits depend on its number of threads; sets `any_threads`."""
-        ids = tuple((7 + 13 * position) % self.shape.vocab for position in range(SELF_TEST_TOKENS))
+        ids = self._probe_ids()
         found = []
         for threads in (second, first):
             self.set_threads(threads)
-            found.append(
-                self._probe([(ids[:-2], 0), (ids[-2:-1], SELF_TEST_TOKENS - 2), (ids[-1:], SELF_TEST_TOKENS - 1)])
-            )
+            found.append(self._probe(ids, (len(ids) - 2, len(ids) - 1)))
         self.any_threads = torch.equal(*found)
         if not self.any_threads:
             self.notes += ("logits depend on the number of threads; this worker borrows no cores",)
 
-    def _probe(self, chunks: list[tuple[tuple[int, ...], int]], other: tuple[int, ...] = ()) -> Tensor:
-        """Logits of the last token after running one request chunk by chunk, each beside a prompt `other`."""
+    def _probe_ids(self) -> tuple[int, ...]:
+        """A prompt of 140 tokens, or as many as the model was made for."""
+        count = min(SELF_TEST_TOKENS, self.shape.max_position)
+        return tuple((7 + 13 * position) % self.shape.vocab for position in range(count))
+
+    def _probe(self, ids: tuple[int, ...], cuts: tuple[int, ...] = (), other: tuple[int, ...] = ()) -> Tensor:
+        """Logits of the last token after running one request in chunks that end at `cuts`, each beside `other`."""
         shape, size = self.shape, self.pool.block_size
-        table = tuple(range(-(-SELF_TEST_TOKENS // size)))
+        table = tuple(range(-(-len(ids) // size)))
         beside = tuple(range(len(table), 2 * len(table)))
         pool = PagedKvPool(
             shape.num_layers, 2 * len(table), shape.kv_heads, size, shape.head_dim, self.pool.dtype
@@ -185,9 +190,9 @@ class ModelRunner:
         greedy = SampleSpec(0.0, 0)
         logits = torch.empty(0)
         with torch.inference_mode():
-            for ids, start in chunks:
+            for start, end in pairwise(sorted({0, len(ids), *(max(0, cut) for cut in cuts)})):
                 rows = [Row("self-test-other", other, 0, beside, greedy)] if other else []
-                rows.append(Row("self-test", ids, start, table, greedy))
+                rows.append(Row("self-test", ids[start:end], start, table, greedy))
                 batch = build(rows, shape, pool, self.model.exact)
                 logits = self.model.forward(batch, pool)[-1]
         return logits

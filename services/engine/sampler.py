@@ -1,6 +1,6 @@
 """Logits to token ids: greedy, or drawn by a counter-based generator that no other request can disturb.
 
-In this order, as vLLM and the transformers library do it: penalties, bias and forbidden tokens (`penalties.py`);
+In this order, which is vLLM's: penalties, bias and forbidden tokens (`penalties.py`);
 temperature; min-p, top-k and top-p (`filters.py`); the draw. At temperature 0 the largest changed logit wins, of equals
 the lowest id.
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from services.engine.checkpoint import check_folder, weight_files
+from services.engine.checkpoint import HEAD, check_folder, weight_files
 from services.engine.model_shape import ModelShape
 from services.engine.shard import Shard
 
 EMBEDDING = "model.embed_tokens.weight"
-HEAD = "lm_head.weight"
 
 
 def trim_heap() -> None:

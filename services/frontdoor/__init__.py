@@ -4,7 +4,8 @@ config.py            addresses, limits, TLS and keys
 watched_files.py     files that change while the server runs
 auth.py              API keys to tenants and roles
 limits.py            what each tenant may take
-tokenizer.py         chat template, tokenize, detokenize
+tokenizer.py         tokenize, detokenize
+chat_template.py     a conversation as the text that the model was trained on
 slo_headers.py       latency targets and priority from headers
 sampling.py          a client's sampling fields, checked; the requests of several outputs
 convert.py           messages of the wire to requests and back

@@ -116,19 +116,19 @@ class Converter:
         if message.model not in ("", self._model.name):
             text = f"model: {message.model!r} is not served here; use {self._model.name!r}"
             raise ModelNotFoundError(text, model=message.model)
-        ids = message.prompt_token_ids if isinstance(message, pb.GenerateRequest) else ()
+        ids: Sequence[int] = message.prompt_token_ids if isinstance(message, pb.GenerateRequest) else ()
         given = [name for name, value in (("messages", message.messages), ("prompt", message.prompt)) if value]
         given += ["prompt_token_ids"] if ids else []
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise InvalidRequestError("messages", f"give exactly one prompt, as messages, text or ids; found {found}")
         if message.messages:
-            return self._model.tokenizer.encode_chat(conversation(message.messages))
-        if message.prompt:
-            return self._model.tokenizer.encode(message.prompt)
+            ids = self._model.tokenizer.encode_chat(conversation(message.messages))
+        elif message.prompt:
+            ids = self._model.tokenizer.encode(message.prompt)
         for place, token_id in enumerate(ids):
-            if token_id >= self._model.vocab_size:
-                where = f"prompt_token_ids[{place}]"
+            if token_id >= self._model.vocab_size:  # of a text: the folder's tokenizer knows more than its model
+                where = f"prompt_token_ids[{place}]" if given == ["prompt_token_ids"] else given[0]
                 raise InvalidRequestError(where, f"{token_id} is not below the vocabulary's {self._model.vocab_size}")
         return tuple(ids)
 

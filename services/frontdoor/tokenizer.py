@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import tokenizers
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from services.core.errors import InvalidRequestError, ModelError
+from services.core.clock import Clock, WallClock
+from services.core.errors import ModelError
+from services.frontdoor.chat_template import Chat, ChatTemplate
 
-Chat = Sequence[Mapping[str, str]]
-"""Turns of a conversation: {"role": ..., "content": ...}."""
+SPECIAL_NAMES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+"""What templates may call the special tokens."""
 
 
 class Tokenizer:
@@ -27,8 +26,8 @@ class Tokenizer:
         eos_token_id: the end token that the tokenizer names, or None; the model's own files may name others.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Load tokenizer.json, tokenizer_config.json and the template beside them.
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
+        """Load tokenizer.json, tokenizer_config.json and the template beside them; `clock` is for the template.
 
         Raises:
             ModelError: a file is missing or not understood; the message names it.
@@ -42,9 +41,11 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         settings = read_json(folder / "tokenizer_config.json", required=False)
-        names = {key: token_name(settings.get(key)) for key in ("bos_token", "eos_token", "unk_token", "pad_token")}
+        if "added_tokens_decoder" not in settings:  # older folders name the special tokens in a file of their own
+            settings |= read_json(folder / "special_tokens_map.json", required=False)
+        names = {key: token_name(settings.get(key)) for key in SPECIAL_NAMES}
         self._special_names = {key: name for key, name in names.items() if name is not None}
-        self._template = load_template(folder, settings)
+        self._template = ChatTemplate(folder, settings, self._special_names, clock or WallClock())
         self._pieces = TokenBytes(file, spec, self._tokenizer)
         self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
         self.eos_token_id = self._tokenizer.token_to_id(self._special_names.get("eos_token", ""))
@@ -63,12 +64,7 @@ class Tokenizer:
         Raises:
             InvalidRequestError: there is no template, or it refuses these messages.
         """
-        if self._template is None:
-            raise InvalidRequestError("messages", "this model has no chat template; send `prompt` instead")
-        try:
-            return self._template.render(messages=list(messages), add_generation_prompt=True, **self._special_names)
-        except jinja2.TemplateError as error:
-            raise InvalidRequestError("messages", f"the model's chat template refuses them: {error}") from error
+        return self._template.render(messages)
 
     def spell(self, token_id: int) -> tuple[str, bytes]:
         """One token alone: its text, with U+FFFD for bytes that are no whole character, and its bytes.
@@ -106,33 +102,6 @@ def token_name(entry: object) -> str | None:
     """A special token's text; files give it as a string or as {"content": ...}."""
     found = entry.get("content") if isinstance(entry, dict) else entry
     return found if isinstance(found, str) else None
-
-
-def load_template(folder: Path, settings: Mapping[str, Any]) -> jinja2.Template | None:
-    """The chat template, compiled in a sandbox: chat_template.jinja, else the entry of tokenizer_config.json.
-
-    Raises:
-        ModelError: the template is not valid Jinja.
-    """
-    file = folder / "chat_template.jinja"
-    source = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
-    if isinstance(source, list):  # several by name
-        source = {entry["name"]: entry["template"] for entry in source}.get("default")
-    if source is None:
-        return None
-    # Trimming and the extra names are what Hugging Face's templates are written for.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    environment.globals["raise_exception"] = refuse
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise ModelError(f"{folder}: its chat template is not valid Jinja: {error}") from error
-
-
-def refuse(message: str) -> None:
-    """What templates call when they do not like a conversation."""
-    raise jinja2.TemplateError(message)
 
 
 class TokenBytes:

@@ -37,7 +37,7 @@ def write_gguf(
     drop: str = "",
     extra: str = "",
     pre: str = "smollm",
-    **keys: int | float | str,
+    **keys: bool | int | float | str,
 ) -> None:
     """Write `tensors` (by Hugging Face's names) and the tiny tokenizer.
 
@@ -67,7 +67,9 @@ def write_gguf(
     _add_rope(writer, shape.rope, shape.head_dim)
     _add_tokenizer(writer, pre, str(keys.pop("tokenizer__ggml__model", "gpt2")))
     for key, value in keys.items():
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[
+            type(value)
+        ]
         add(key.replace("__", "."), value)
     for name, values in tensors.items():
         rows = {"q_proj": shape.heads, "k_proj": shape.kv_heads}.get(name.split(".")[-2])

@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from services.core.errors import ModelError
 from services.engine import checkpoint
 from services.engine.checkpoint import model_digest, prepare_model, read_shape
+from services.engine.hf_config import ABSENT
 from services.engine.model_shape import Rope
+from services.engine.shard import shard_of
 from services.engine.tiny import save_tiny, tiny_shape
-from services.engine.weights import load_tensors
+from services.engine.weights import load_shard, load_tensors
 
 
 @pytest.fixture
@@ -139,6 +141,37 @@ def test_windows_and_lengths(
     assert (shape.windows, shape.max_position) == (windows, max_position)
 
 
+@pytest.mark.parametrize("architecture", list(ABSENT))
+def test_absent_keys_mean_what_the_transformers_library_takes_for_them(folder: Path, architecture: str) -> None:
+    import transformers
+
+    windowed = {} if architecture == "LlamaForCausalLM" else {"use_sliding_window": True}
+    theirs = getattr(transformers, architecture.replace("ForCausalLM", "Config"))(**windowed)
+    assert {key: getattr(theirs, key) for key in ABSENT[architecture]} == ABSENT[architecture]
+    every = {key for keys in ABSENT.values() for key in keys}
+    edit(folder, architectures=[architecture], layer_types=None, **dict.fromkeys(sorted(every)))
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    edit(folder, num_attention_heads=32, max_position_embeddings=8192, **windowed)
+    shape = read_shape(folder)
+    assert (shape.eos_token_ids, shape.bos_token_id) == (((), None) if "Qwen" in architecture else ((2,), 1))
+    assert shape.windows[-1] == (4096 if architecture == "MistralForCausalLM" else None)
+    assert shape.kv_heads == (8 if architecture == "MistralForCausalLM" else 32)
+    assert shape.head_dim == (128 if architecture == "Qwen3ForCausalLM" else 2)
+
+
+def test_a_null_is_no_absent_key(folder: Path) -> None:
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) | {"architectures": ["MistralForCausalLM"], "sliding_window": None}
+    file.write_text(json.dumps(config | {"max_position_embeddings": 8192}))
+    assert read_shape(folder).window is None
+    file.write_text(json.dumps(config | {"hidden_size": None}))
+    with pytest.raises(ModelError, match="the key 'hidden_size' is missing"):
+        read_shape(folder)
+    yarn = {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 512}
+    file.write_text(json.dumps(config | {"rope_parameters": yarn, "max_position_embeddings": 2048}))
+    assert read_shape(folder).rope.factor == 4.0
+
+
 def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(ModelError, match=r"tokenizer\.json is missing"):
@@ -202,6 +235,28 @@ def test_a_sharded_checkpoint_is_read_through_its_index(folder: Path, tmp_path: 
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(ModelError, match="model-00002-of-00002"):
         prepare_model(folder, tmp_path)
+
+
+def test_the_one_file_of_the_usual_name_counts(folder: Path, tmp_path: Path) -> None:
+    """Copies beside it, even with an index, are left alone: the transformers library reads model.safetensors."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: values + 1 for name, values in tensors.items()}, folder / "zweite.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "zweite.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    _, loaded = load_tensors(prepare_model(folder, tmp_path))
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_in_the_files_is_the_head(folder: Path, tied: bool) -> None:
+    """Files of a model that is tied by its config.json may hold a trained head of their own."""
+    edit(folder, tie_word_embeddings=tied)
+    tensors = load_file(folder / "model.safetensors")
+    assert not torch.equal(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"])
+    shape, loaded = load_tensors(folder)
+    assert not shape.tied and torch.equal(loaded["lm_head.weight"], tensors["lm_head.weight"])
+    _, shard = load_shard(folder, shard_of(shape, 0, 2))
+    assert torch.equal(shard["lm_head.weight"], tensors["lm_head.weight"])
 
 
 def test_quantised_weights_are_named(folder: Path, tmp_path: Path) -> None:

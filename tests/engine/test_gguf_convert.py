@@ -146,6 +146,19 @@ def test_other_patterns_go_through_transformers(tmp_path: Path, pre: str) -> Non
     assert read_shape(folder).eos_token_ids == (2, 0)
 
 
+@pytest.mark.parametrize("pre", ["smollm", "llama-bpe"])
+@pytest.mark.parametrize("added", [(), ("bos",), ("bos", "eos")])
+def test_tokens_around_a_prompt_are_those_that_the_file_asks_for(
+    tmp_path: Path, pre: str, added: tuple[str, ...]
+) -> None:
+    asked = {f"tokenizer__ggml__add_{name}_token": True for name in added}
+    write_tiny(tmp_path / "tiny.gguf", pre=pre, **asked)
+    folder = prepare_model(tmp_path / "tiny.gguf", tmp_path / "cache")
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("Hello").ids
+    plain = train_tokenizer().encode("Hello").ids
+    assert ids == [1] * ("bos" in added) + plain + [2] * ("eos" in added)
+
+
 def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     write_tiny(tmp_path / "tiny.gguf", tokenizer__ggml__model="t5")
     with pytest.raises(ModelError, match=r"tokenizer\.ggml\.model = 't5'\) cannot be read: .*Hugging Face folder"):

@@ -38,6 +38,17 @@ def turn(role: str = "user", *texts: str) -> pb.Message:
     return pb.Message(role=role, content=[pb.ContentPart(text=text) for text in texts])
 
 
+@pytest.mark.parametrize("prompt", [{"prompt": "hello"}, {"prompt": "", "messages": [turn("user", "hello")]}])
+def test_a_text_with_tokens_that_the_model_does_not_have_is_refused(
+    model: ServedModel, prompt: dict[str, object]
+) -> None:
+    """The folder's tokenizer may know more tokens than its model: a worker would fail on them."""
+    converter = Converter(replace(model, vocab_size=100), FrontDoorConfig(), "frontdoor-1")
+    with pytest.raises(InvalidRequestError, match=r"\d+ is not below the vocabulary's 100") as caught:
+        converter.request(ask(**prompt), None)
+    assert caught.value.field == next(name for name, value in prompt.items() if value)
+
+
 def test_a_whole_request(converter: Converter, model: ServedModel) -> None:
     sampling = pb.Sampling(max_tokens=7, temperature=0.8, seed=2**63 - 1, ignore_eos=True)
     message = pb.GenerateRequest(
