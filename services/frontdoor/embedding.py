@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,9 @@ MAX_BATCH = 16
 MAX_WAITING = 256
 """Questions that wait; more are not looked at, for a late answer helps nobody."""
 NICENESS = 5
+SWITCH_S = 0.0005
+"""The loop lets a thread that waits for the interpreter run after this long: a tenth of Python's own, so that a question
+is embedded while its request is placed. Most of it then runs without the interpreter."""
 
 Read = tuple[Any, Features]
 """A question's vector, and what the lexical gate sees of it."""
@@ -36,6 +40,7 @@ class EmbeddingThread:
     """
 
     def __init__(self, embedder: Embedder) -> None:
+        sys.setswitchinterval(SWITCH_S)
         self._embedder = embedder
         self._waiting: list[tuple[str, asyncio.Future[Read]]] = []
         self._runs = self._closed = False
