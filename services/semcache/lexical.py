@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.semcache import words
+from services.semcache import strict, words
 from services.semcache.concepts import (
     ACTIONS,
     LIGHT,
@@ -23,7 +23,7 @@ from services.semcache.concepts import (
     UNBOUND,
     WITH_ACTIONS,
 )
-from services.semcache.reading import FORMS, NOT, OWNERS, Features, Word, features
+from services.semcache.reading import AGENTS, FORMS, NOT, OWNERS, Features, Word, features
 from services.semcache.stem import root, stem
 
 __all__ = ["Features", "difference", "features"]
@@ -32,20 +32,17 @@ __all__ = ["Features", "difference", "features"]
 def difference(asked: Features, known: Features) -> str:
     """Why two questions may not have the same answer; "" when nothing is found.
 
-    The reasons are labels: empty, quoted, kind, time, modal, negation, number, words, order, direction.
+    The reasons are labels: empty, quoted, kind, time, modal, negation, number, words, order, direction, form, people.
     """
     if not (asked.content or asked.quoted):
         return "empty"
-    if asked.quoted != known.quoted:
+    if asked.quoted != known.quoted or sorted(asked.exact) != sorted(known.exact):
         return "quoted"
     if asked.kind != known.kind and not _where_is_how(asked, known):
         return "kind"
-    lasting = any(word.form in LASTING for word in asked.content) and "future" not in (asked.time, known.time)
-    lasting = lasting or asked.kind == "how" or all(_has(each, "if") for each in (asked, known))
-    lasting = lasting or (_has(asked, "long") and "past" not in (asked.time, known.time))
-    if asked.time != known.time and not lasting and tuple(sorted((asked.time, known.time))) not in words.SAME_TIME:
+    if _at_another_time(asked, known):
         return "time"
-    if asked.modal != known.modal and "none" not in (asked.modal, known.modal) and asked.kind != "how":
+    if asked.modal != known.modal and not _asked_alike(asked, known):
         return "modal"
     shared, more, less = _matched(asked.content, known.content)
     if (sum(word.form == NOT for word in more) - sum(word.form == NOT for word in less)) % 2:
@@ -56,7 +53,46 @@ def difference(asked: Features, known: Features) -> str:
         return "words"
     if _reordered(shared, asked.content, known.content):
         return "order"
-    return "direction" if _turned(shared) else ""
+    if _turned(shared):
+        return "direction"
+    if strict.other_endings(asked.endings, known.endings):
+        return "form"
+    if asked.article and known.article and asked.article != known.article:
+        return "form"
+    return "people" if strict.other_people(asked.people, known.people) else ""
+
+
+def _at_another_time(asked: Features, known: Features) -> bool:
+    """Whether one question is about what was and the other about what is."""
+    times = asked.time, known.time
+    if asked.time == known.time or tuple(sorted(times)) in words.SAME_TIME:
+        return False
+    if not {"future", "does"} & set(times) and any(
+        word.form in LASTING and not _passes(word, asked, known) for word in asked.content
+    ):
+        return False
+    if "past" in times:
+        return not all(_has(each, "if") for each in (asked, known))
+    return not (asked.kind == "how" or _has(asked, "long") or all(_has(each, "if") for each in (asked, known)))
+
+
+def _asked_alike(asked: Features, known: Features) -> bool:
+    """Whether two modal verbs ask for the same: "Can I pay by card?" and "Is it possible ...", not "Do I pay ..."."""
+    one, two = sorted((asked.modal.partition(" "), known.modal.partition(" ")))
+    if {one[0], two[0]} == {"do", "may"}:
+        return one[2] != two[2]
+    plain = {"none" if each[0] == "do" else each[0] for each in (one, two)}
+    if asked.kind == "how" and "must" not in plain:
+        return True
+    return len(plain) == 1 or ("none" in plain and (asked.kind != "yes-no" or "may" in plain))
+
+
+def _passes(made: Word, asked: Features, known: Features) -> bool:
+    """Whether somebody else may do it now: a work keeps its director, a bureau does not."""
+    if made.form in PASSING:
+        return True
+    nouns = {word.raw in AGENTS for each in (asked, known) for word in each.content if word.form == made.form}
+    return made.form in OFFICES and (len(nouns) == 1 or "does" in (asked.time, known.time))
 
 
 def _where_is_how(asked: Features, known: Features) -> bool:
@@ -160,6 +196,8 @@ BESIDE = {FORMS[stem(name)]: _forms((*beside, "have")) for name, (_, beside) in 
 BESIDE |= {name: BESIDE.get(name, frozenset()) | _forms(beside) for name, beside in WITH_ACTIONS.items()}
 WITHIN = frozenset(("of", "in", "on", "for", "at"))
 SOFT_FORMS = _forms(SOFT) | {f"which {each}" for each in PERSONS}
+PASSING = _forms(("own", "teach"))
+OFFICES = _forms(("direct", "sing"))
 LASTING = _forms((*(group[0] for group in MAKING), "bear", "die"))
 UNORDERED = _forms((*RELATIONS, *(group[0] for group in (*ACTIONS, *MAKING)), *OWNERS, *SOFT, *UNBOUND))
 NOTHING = (frozenset[str](),)
