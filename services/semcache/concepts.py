@@ -79,7 +79,8 @@ increase raise
 install installation
 invest investment
 join
-learn study
+learn
+study
 login
 logout
 lose
@@ -90,6 +91,7 @@ move relocate
 now current currently nowadays presently
 open
 order
+park parking
 participate participation
 pause
 pay payment
@@ -102,7 +104,8 @@ refund reimbursement reimburse
 register registration sign-up signup enrol enroll enrolment enrollment
 renew renewal
 repeat retake resit
-replace replacement substitute
+replace replacement
+substitute substitution
 report
 request
 reserve reservation book booking
@@ -226,7 +229,8 @@ teenager
 town
 user-name username
 voucher coupon
-wage salary
+wage
+salary
 trash garbage rubbish
 tv television
 usa
@@ -252,10 +256,10 @@ height altitude elevation: reach rise tall high stand measure
 depth: reach go deep
 long length duration period: take last need require time run measure period
 width: measure wide
-weight mass: weigh heavy measure
+weight: weigh heavy measure
 size: big measure
 area: cover square surface
-speed velocity: run reach go travel move
+speed: run reach go travel move
 age: old reach
 temperature: reach get
 population inhabitant: live person number

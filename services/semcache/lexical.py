@@ -23,7 +23,7 @@ from services.semcache.concepts import (
     UNBOUND,
     WITH_ACTIONS,
 )
-from services.semcache.reading import AGENTS, FORMS, NOT, OWNERS, Features, Word, features
+from services.semcache.reading import ACTED, AGENTS, FORMS, NOT, OWNERS, Features, Word, features
 from services.semcache.stem import root, stem
 
 __all__ = ["Features", "difference", "features"]
@@ -45,13 +45,17 @@ def difference(asked: Features, known: Features) -> str:
     if asked.modal != known.modal and not _asked_alike(asked, known):
         return "modal"
     shared, more, less = _matched(asked.content, known.content)
+    if any(_means_more(our, their, asked, known) for our, their in shared):
+        return "words"
     if (sum(word.form == NOT for word in more) - sum(word.form == NOT for word in less)) % 2:
         return "negation"
     if any(any(letter.isdigit() for letter in word.form) for word in (*more, *less)):
         return "number"
     if not _may_differ(asked.kind, [pair[0] for pair in shared], more, less):
         return "words"
-    if _reordered(shared, asked.content, known.content):
+    if _reordered(shared, asked.content, known.content) or (
+        asked.steps and _done_in_other_order(shared, known.content)
+    ):
         return "order"
     if _turned(shared):
         return "direction"
@@ -125,6 +129,28 @@ def _equal(one: Word, two: Word) -> bool:
     return one.form == two.form or one.raw == two.raw
 
 
+def _means_more(our: Word, their: Word, asked: Features, known: Features) -> bool:
+    """Whether two words of one meaning have another one here: a park and parking, a quick sort and a fast one."""
+    if our.raw == their.raw or our.form != their.form or our.name or their.name:
+        return False
+    for word, each in ((our, asked), (their, known)):
+        if word.raw in strict.NOUNS and f"does {word.raw}" not in each.people:
+            return True
+    if asked.kind != "what" or our.raw.endswith("est") or root(our.raw) == root(their.raw):
+        return False
+    return all(_is_of_words(each) for each in (asked, known))
+
+
+def _is_of_words(judged: Features) -> bool:
+    """Whether a question is about what a word means."""
+    forms = [word.form for word in judged.content]
+    return (
+        len(forms) == 1
+        or "difference" in forms
+        or (len(forms) < 4 and judged.time in ("be", "none") and not ASKED_OF & set(forms))
+    )
+
+
 def _may_differ(kind: str, shared: list[Word], more: list[Word], less: list[Word]) -> bool:
     """Whether the words that only one of the questions has decide nothing."""
     if not shared:
@@ -158,6 +184,14 @@ def _reordered(shared: list[tuple[Word, Word]], ours: tuple[Word, ...], theirs: 
             if earlier - place > 1 or not _compound((our, their), (other_our, other_their)):
                 return True
     return False
+
+
+def _done_in_other_order(shared: list[tuple[Word, Word]], theirs: tuple[Word, ...]) -> bool:
+    """Whether what is done, or not done, follows in another order."""
+    places = [
+        theirs.index(their) for our, their in shared if our.form == NOT or our.form in ACTED or our.verb or their.verb
+    ]
+    return places != sorted(places)
 
 
 def _is_bound_by_nothing(word: Word) -> bool:
@@ -194,6 +228,7 @@ def _forms(found: Iterable[str]) -> frozenset[str]:
 
 BESIDE = {FORMS[stem(name)]: _forms((*beside, "have")) for name, (_, beside) in RELATIONS.items()}
 BESIDE |= {name: BESIDE.get(name, frozenset()) | _forms(beside) for name, beside in WITH_ACTIONS.items()}
+ASKED_OF = BESIDE.keys() | _forms(("advantage", "disadvantage", "symptom", "best"))
 WITHIN = frozenset(("of", "in", "on", "for", "at"))
 SOFT_FORMS = _forms(SOFT) | {f"which {each}" for each in PERSONS}
 PASSING = _forms(("own", "teach"))

@@ -74,7 +74,7 @@ class Features:
         content: everything that may decide the answer, in the order of the text.
         quoted: quotations, identifiers in backticks and addresses, as they are.
         time, modal: of the first auxiliary and the first modal verb; "none" without.
-        exact, article, people, endings: what the plain words no longer show (strict.py).
+        exact, article, people, endings, steps: what the plain words no longer show (strict.py).
     """
 
     kind: str
@@ -86,6 +86,7 @@ class Features:
     article: str = ""
     people: tuple[str, ...] = ()
     endings: tuple[str, ...] = ()
+    steps: bool = False
 
 
 def features(text: str) -> Features:
@@ -112,9 +113,10 @@ def features(text: str) -> Features:
         time,
         modal,
         strict.exact(" ".join(unquoted)),
-        strict.naming(text),
+        strict.naming(text) or (strict.precision(text) if kind == "when" else ""),
         strict.people(tokens, done),
         strict.endings(raw, PARTICIPLES),
+        not strict.STEPS.isdisjoint(spoken),
     )
 
 
@@ -287,6 +289,8 @@ def _content(tokens: list[str], after: int, role: str, done: set[str]) -> list[W
                 word = replace(word, role="subject")  # who teaches somebody
             elif word.form in ACTED and not word.name and not NOMINAL.search(word.raw):
                 word = replace(word, role=role or _said(word, before, bool(found), doing))
+            elif not (role or word.name or word.form in NOT_NOUNS or NOMINAL.search(word.raw)):
+                word = replace(word, role=_said(word, before, bool(found), doing))
             found.append(word)
             binds = plain not in OWNERS and not acts
             marker = "" if acts else marker

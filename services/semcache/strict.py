@@ -35,14 +35,19 @@ SCOPES = (
     re.compile(r"\btoo (?=\w)(?!(?:please|and|if|or|when|for|in|on|at)\b)"),
 )
 """What a "not" or an "only" holds for; "What is he like?"; "too hot", not "me too"."""
+TO_ASK_WHEN = re.compile(
+    r"(?i)\b(?:what|which)(?:'s the| is the| was the)? (hour|time|day|date|month|season|year|century)\b"
+)
+NOUNS = frozenset("book ship fly park train pair spell store match trace mean".split())
+"""Something else when nobody does it."""
 GERUND = frozenset("after before for of by when while without to in on with about from the".split())
 NAMING = re.compile(r"(?:what|who|where) (?:is|are|was|were) (?:(the|an?) )?(\w+)$")
 PAST = frozenset(
     form
     for form, plain in words.IRREGULAR.items()
     if form != plain and not form.endswith(("ing", "s", "men", "n")) and form not in words.IRREGULAR.values()
-) - frozenset("feet teeth mice bacteria cacti people persons come children")
-PAST |= frozenset("won began saw sat fought bit shot swore sought spun dug ran hid shook".split())
+) - frozenset("feet teeth mice bacteria cacti people persons lay rose".split())
+PAST |= frozenset("won began found saw sat fought bit shot swore sought spun dug ran hid shook".split())
 FIRST, SECOND, THIRD = frozenset("i we me us".split()), frozenset(("you",)), frozenset(("they", "them"))
 PEOPLE = dict.fromkeys(FIRST, "i") | dict.fromkeys(SECOND, "you") | dict.fromkeys(THIRD, "they")
 OFFERING = frozenset(
@@ -67,6 +72,13 @@ def _exact(chunk: str) -> list[str]:
     if MARKED.fullmatch(token) or SIGNED.match(token) or INNER.search(token):
         return [token]
     return []
+
+
+def precision(text: str) -> str:
+    """In what a question of when wants its answer: "What time", "What year"; "" when it leaves that open."""
+    found = TO_ASK_WHEN.search(text)
+    unit = found[1].lower() if found else ""
+    return {"hour": "time", "date": "day"}.get(unit, unit)
 
 
 def naming(text: str) -> str:
@@ -155,8 +167,8 @@ def other_people(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
            if each.startswith("suffers ")):  # fmt: skip
         return True
     for tag in ("be ", "offers "):
-        one, two = ({each for each in side if each.startswith(tag)} for side in (ours, theirs))
-        if one and two and not one & two:
+        said = [{each for each in side if each.startswith(tag)} for side in (ours, theirs)]
+        if all(said) and not said[0] & said[1]:
             return True
     one, two = ([each for each in side if each.removeprefix("to ") in PEOPLE.values()] for side in (ours, theirs))
     first, second = ([each.removeprefix("to ") for each in side] for side in (one, two))
@@ -168,6 +180,10 @@ def other_people(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
         return True
     alone = len(set(one)) == len(set(two)) == 1
     return alone and one[0] != two[0] and (one[0].startswith("to ") or two[0].startswith("to "))
+
+
+STEPS = frozenset("then first later afterwards next finally but".split())
+"""With these the order of what is done counts, and what a "not" belongs to."""
 
 
 def other_endings(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:

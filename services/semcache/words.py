@@ -112,11 +112,10 @@ IRREGULAR = {
     morning|king|ring|spring|string|thing|wing|ceiling|anything|something|everything|nothing|red
     bed|need needed needing|speed|feed fed|seed|breed|hundred|indeed|exceed exceeded|news|series
     species|lens|canvas|plus|minus|versus|always|perhaps|sometimes|means|physics|mathematics
-    glasses|customs|goods|damages|contents|arms|spectacles|savings|earnings|economics|politics|statistics|shorts|premises|proceeds
-    |remains|remains|building buildings|meeting meetings|wedding weddings|painting paintings|training|boarding|housing
-    |clothing|bonding|hearing hearings|drawing drawings|saving|bus buses|charge charged charging|reset|upset|add added adds adding""".replace(
-        "\n", "|"
-    ).split("|")
+    |glasses|customs|goods|damages|contents|arms|spectacles|savings|earnings|economics|politics|statistics|shorts
+    |premises|proceeds|remains|building buildings|meeting meetings|wedding weddings|painting paintings|training
+    |boarding|housing|clothing|bonding|hearing hearings|booking bookings|parking|shipping|drawing drawings|saving
+    |bus buses|charge charged charging|reset|upset|add added adds adding""".replace("\n", "|").split("|")
     if forms.strip()
     for form in forms.split()
 }
