@@ -293,9 +293,9 @@ WITH_ACTIONS = {
     "refund": frozenset("get have money receive possible".split()),
     "warranty": frozenset("come".split()),
     "human": frozenset(["body"]),
-    "document": frozenset("need submit provide bring show require present".split()),
+    "document": frozenset("need submit bring show require present".split()),
     "most": frozenset(["have"]),
-    "package": frozenset("deliver arrive send".split()),
+    "package": frozenset("deliver arrive".split()),
 }
 """What adds nothing beside some other words."""
 
@@ -318,21 +318,25 @@ UNBOUND = frozenset("need allow bear die more less free possible available valid
 """May stand anywhere: no other word can take their role. So may superlatives."""
 
 AVAILABLE = "get have obtain receive offer provide give available possible exist availability sell run"
-ALLOWED = "allow permit bring welcome come friendly ok okay"
+ALLOWED = "allow permit bring welcome come ok okay"
 USABLE = "use work valid accept possible redeem function apply"
-COUNTED = "have exist total contain consist include belong get come"
+COUNTED = "have exist total contain consist include belong get"
 CONTAINED = "contain include find have present"
 LIGHT = {
     "yes-no": (AVAILABLE, ALLOWED, USABLE),
-    "where": ("find get see obtain view look have",),
-    "when": ("happen occur come exist be",),
-    "why": ("happen occur come exist be",),
-    "how many": (COUNTED, "allow permit take bring", "play"),
-    "how much": (COUNTED, "allow permit take bring"),
+    "where": ("find have", "find see view look", "find get obtain"),
+    "when": ("happen occur be",),
+    "why": ("happen occur be",),
+    "how many": (COUNTED, "allow permit", "allow permit take", "allow permit bring", "play"),
+    "how much": (COUNTED, "allow permit", "allow permit take", "allow permit bring"),
     "what": (CONTAINED, "available get have offer come sell"),
-    "how": ("get have receive",),
+    "how": ("get receive",),
 }
 """Words that stand for one another or add nothing, by what is asked for; of one group at a time."""
+
+BY_ONESELF = frozenset("get obtain receive bring redeem use see view look pay buy submit show present come".split())
+BY_OTHERS = frozenset("offer provide give sell run allow permit accept charge ask".split())
+"""Of these and of what adds nothing: only where "I" do the former and "you" the latter; who gives does not get."""
 
 SELF_SERVICE = frozenset(
     """enable disable delete cancel report track redeem download upload export import subscribe unsubscribe register

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from services.semcache import strict, words
 from services.semcache.concepts import (
     ACTIONS,
+    BY_ONESELF,
+    BY_OTHERS,
     LIGHT,
     MAKING,
     ONE_SIDED,
@@ -51,7 +53,14 @@ def difference(asked: Features, known: Features) -> str:
         return "negation"
     if any(any(letter.isdigit() for letter in word.form) for word in (*more, *less)):
         return "number"
-    if not _may_differ(asked.kind, [pair[0] for pair in shared], more, less):
+    certain = set[str]().union(*(CERTAIN.get(word.form, ()) for word, _ in shared))
+    told = (
+        _tells_who(word, each)
+        for extra, each in ((more, asked), (less, known))
+        for word in extra
+        if word.form not in certain
+    )
+    if any(told) or not _may_differ(asked.kind, [pair[0] for pair in shared], more, less):
         return "words"
     if _reordered(shared, asked.content, known.content) or (
         asked.steps and _done_in_other_order(shared, known.content)
@@ -151,6 +160,13 @@ def _is_of_words(judged: Features) -> bool:
     )
 
 
+def _tells_who(word: Word, judged: Features) -> bool:
+    """Whether what is done, to which "I" or "you" would add nothing, is done by somebody else."""
+    if word.form not in BY or word.name or f"ed {word.raw}" in judged.endings or f"to {word.raw}" in judged.endings:
+        return False
+    return not any(f"{who} does {word.raw}" in judged.people for who in BY[word.form])
+
+
 def _may_differ(kind: str, shared: list[Word], more: list[Word], less: list[Word]) -> bool:
     """Whether the words that only one of the questions has decide nothing."""
     if not shared:
@@ -161,7 +177,8 @@ def _may_differ(kind: str, shared: list[Word], more: list[Word], less: list[Word
             passed |= BESIDE.get(word.form, frozenset())
             optional |= ONE_SIDED.get(word.form, frozenset())
     for light in LIGHT_FORMS.get(kind, NOTHING):
-        if kind == "what" and light and not all(any(word.form in light for word in each) for each in (more, less)):
+        both = kind == "what" or (kind == "where" and "get" in light)
+        if both and light and not all(any(word.form in light for word in each) for each in (more, less)):
             continue  # what is in it is not what it is
         over, under = ([word for word in each if word.name or word.form not in passed | light] for each in (more, less))
         if not (over and under) and all(not word.name and word.form in optional for word in (*over, *under)):
@@ -227,7 +244,9 @@ def _forms(found: Iterable[str]) -> frozenset[str]:
 
 
 BESIDE = {FORMS[stem(name)]: _forms((*beside, "have")) for name, (_, beside) in RELATIONS.items()}
+CERTAIN = {form: beside for form, beside in BESIDE.items() if form != "price"}
 BESIDE |= {name: BESIDE.get(name, frozenset()) | _forms(beside) for name, beside in WITH_ACTIONS.items()}
+BY = dict.fromkeys(_forms(BY_ONESELF), ("i",)) | dict.fromkeys(_forms(BY_OTHERS), ("you", "they"))
 ASKED_OF = BESIDE.keys() | _forms(("advantage", "disadvantage", "symptom", "best"))
 WITHIN = frozenset(("of", "in", "on", "for", "at"))
 SOFT_FORMS = _forms(SOFT) | {f"which {each}" for each in PERSONS}

@@ -289,8 +289,9 @@ def _content(tokens: list[str], after: int, role: str, done: set[str]) -> list[W
                 word = replace(word, role="subject")  # who teaches somebody
             elif word.form in ACTED and not word.name and not NOMINAL.search(word.raw):
                 word = replace(word, role=role or _said(word, before, bool(found), doing))
-            elif not (role or word.name or word.form in NOT_NOUNS or NOMINAL.search(word.raw)):
-                word = replace(word, role=_said(word, before, bool(found), doing))
+            elif not (role or word.name or plain in NOT_NOUNS or NOMINAL.search(plain)):
+                if not verb or before in SUBJECTS or plain in done:
+                    word = replace(word, role=_said(word, before, bool(found), doing))
             found.append(word)
             binds = plain not in OWNERS and not acts
             marker = "" if acts else marker

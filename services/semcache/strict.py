@@ -32,13 +32,14 @@ SCOPES = (
     re.compile(r"\bnot (?:have|need|required|obliged) to\b"),
     re.compile(r"\b(?:only|even|just) (?:i|we|you|he|she|they|it)\b"),
     re.compile(r"\b(?:is|are|was|were|be)\b.*\blike$"),
+    re.compile(r"\byou (?:speak|like|love|think|feel|remember|trust|live|prefer|believe|enjoy|hate|want)\b"),
     re.compile(r"\btoo (?=\w)(?!(?:please|and|if|or|when|for|in|on|at)\b)"),
 )
-"""What a "not" or an "only" holds for; "What is he like?"; "too hot", not "me too"."""
+"""What a "not" or an "only" holds for; "What is he like?"; opinions; "too hot", not "me too"."""
 TO_ASK_WHEN = re.compile(
     r"(?i)\b(?:what|which)(?:'s the| is the| was the)? (hour|time|day|date|month|season|year|century)\b"
 )
-NOUNS = frozenset("book ship fly park train pair spell store match trace mean".split())
+NOUNS = frozenset("book ship fly park train pair spell trace mean".split())
 """Something else when nobody does it."""
 GERUND = frozenset("after before for of by when while without to in on with about from the".split())
 NAMING = re.compile(r"(?:what|who|where) (?:is|are|was|were) (?:(the|an?) )?(\w+)$")
@@ -50,6 +51,7 @@ PAST = frozenset(
 PAST |= frozenset("won began found saw sat fought bit shot swore sought spun dug ran hid shook".split())
 FIRST, SECOND, THIRD = frozenset("i we me us".split()), frozenset(("you",)), frozenset(("they", "them"))
 PEOPLE = dict.fromkeys(FIRST, "i") | dict.fromkeys(SECOND, "you") | dict.fromkeys(THIRD, "they")
+BETWEEN = frozenset("still also usually ever already now even actually always have be".split())
 OFFERING = frozenset(
     """have sell ship deliver offer accept take provide charge own like love know think feel remember trust live work
     speak believe open close stock prefer recommend enjoy hate want hire""".split()
@@ -153,7 +155,8 @@ def people(tokens: list[str], done: Set[str]) -> tuple[str, ...]:
         if suffers and (before in words.BE or after[0] in words.BE):
             found.append(f"suffers {suffers}")
         elif after and not takes:
-            found.append(f"does {after[0]}")
+            does = after[-1] if after[0] in BETWEEN else after[0]
+            found += [f"does {does}", f"{who} does {does}"]
         if before in words.BE and token in ("i", "we", "you"):
             found.append(f"be {who}")
         if before in words.DO and after and after[0] in OFFERING:
