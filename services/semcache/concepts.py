@@ -254,7 +254,7 @@ RELATIONS = {
 price cost expense fare fee: charge pay ask expensive buy
 height altitude elevation: reach rise tall high stand measure
 depth: reach go deep
-long length duration period: take last need require time run measure period
+long length duration period: take last need require time period
 width: measure wide
 weight: weigh heavy measure
 size: big measure

@@ -164,7 +164,7 @@ def _tells_who(word: Word, judged: Features) -> bool:
     """Whether what is done, to which "I" or "you" would add nothing, is done by somebody else."""
     if word.form not in BY or word.name or f"ed {word.raw}" in judged.endings or f"to {word.raw}" in judged.endings:
         return False
-    return not any(f"{who} does {word.raw}" in judged.people for who in BY[word.form])
+    return judged.time == "past" or not any(f"{who} does {word.raw}" in judged.people for who in BY[word.form])
 
 
 def _may_differ(kind: str, shared: list[Word], more: list[Word], less: list[Word]) -> bool:

@@ -271,7 +271,7 @@ def _content(tokens: list[str], after: int, role: str, done: set[str]) -> list[W
             plain = words.POSSESSIVES[token]
         elif token == "by" and role == "object" and passive_by and not last:
             plain = ""  # what they are eaten by is what eats them
-        elif token in words.ORDERS and not (before in SUBJECTS or 0 < after <= place):
+        elif token in words.ORDERS and not (before in SUBJECTS or 0 < after <= place or tokens[0] in words.AUXILIARIES):
             plain = ""  # said to who answers
         elif token == '"':
             plain = ""  # compared as it is
@@ -289,9 +289,10 @@ def _content(tokens: list[str], after: int, role: str, done: set[str]) -> list[W
                 word = replace(word, role="subject")  # who teaches somebody
             elif word.form in ACTED and not word.name and not NOMINAL.search(word.raw):
                 word = replace(word, role=role or _said(word, before, bool(found), doing))
-            elif not (role or word.name or plain in NOT_NOUNS or NOMINAL.search(plain)):
-                if not verb or before in SUBJECTS or plain in done:
-                    word = replace(word, role=_said(word, before, bool(found), doing))
+            elif not (role or word.name or plain in NOT_NOUNS or NOMINAL.search(plain)) and (
+                not verb or before in SUBJECTS or plain in done
+            ):
+                word = replace(word, role=_said(word, before, bool(found), doing))
             found.append(word)
             binds = plain not in OWNERS and not acts
             marker = "" if acts else marker
