@@ -79,7 +79,8 @@ increase raise
 install installation
 invest investment
 join
-learn study
+learn
+study
 login
 logout
 lose
@@ -90,6 +91,7 @@ move relocate
 now current currently nowadays presently
 open
 order
+park parking
 participate participation
 pause
 pay payment
@@ -102,7 +104,8 @@ refund reimbursement reimburse
 register registration sign-up signup enrol enroll enrolment enrollment
 renew renewal
 repeat retake resit
-replace replacement substitute
+replace replacement
+substitute substitution
 report
 request
 reserve reservation book booking
@@ -226,7 +229,8 @@ teenager
 town
 user-name username
 voucher coupon
-wage salary
+wage
+salary
 trash garbage rubbish
 tv television
 usa
@@ -250,12 +254,12 @@ RELATIONS = {
 price cost expense fare fee: charge pay ask expensive buy
 height altitude elevation: reach rise tall high stand measure
 depth: reach go deep
-long length duration period: take last need require time run measure period
+long length duration period: take last need require time period
 width: measure wide
-weight mass: weigh heavy measure
+weight: weigh heavy measure
 size: big measure
 area: cover square surface
-speed velocity: run reach go travel move
+speed: run reach go travel move
 age: old reach
 temperature: reach get
 population inhabitant: live person number
@@ -289,9 +293,9 @@ WITH_ACTIONS = {
     "refund": frozenset("get have money receive possible".split()),
     "warranty": frozenset("come".split()),
     "human": frozenset(["body"]),
-    "document": frozenset("need submit provide bring show require present".split()),
+    "document": frozenset("need submit bring show require present".split()),
     "most": frozenset(["have"]),
-    "package": frozenset("deliver arrive send".split()),
+    "package": frozenset("deliver arrive".split()),
 }
 """What adds nothing beside some other words."""
 
@@ -314,21 +318,25 @@ UNBOUND = frozenset("need allow bear die more less free possible available valid
 """May stand anywhere: no other word can take their role. So may superlatives."""
 
 AVAILABLE = "get have obtain receive offer provide give available possible exist availability sell run"
-ALLOWED = "allow permit bring welcome come friendly ok okay"
+ALLOWED = "allow permit bring welcome come ok okay"
 USABLE = "use work valid accept possible redeem function apply"
-COUNTED = "have exist total contain consist include belong get come"
+COUNTED = "have exist total contain consist include belong get"
 CONTAINED = "contain include find have present"
 LIGHT = {
     "yes-no": (AVAILABLE, ALLOWED, USABLE),
-    "where": ("find get see obtain view look have",),
-    "when": ("happen occur come exist be",),
-    "why": ("happen occur come exist be",),
-    "how many": (COUNTED, "allow permit take bring", "play"),
-    "how much": (COUNTED, "allow permit take bring"),
+    "where": ("find have", "find see view look", "find get obtain"),
+    "when": ("happen occur be",),
+    "why": ("happen occur be",),
+    "how many": (COUNTED, "allow permit", "allow permit take", "allow permit bring", "play"),
+    "how much": (COUNTED, "allow permit", "allow permit take", "allow permit bring"),
     "what": (CONTAINED, "available get have offer come sell"),
-    "how": ("get have receive",),
+    "how": ("get receive",),
 }
 """Words that stand for one another or add nothing, by what is asked for; of one group at a time."""
+
+BY_ONESELF = frozenset("get obtain receive bring redeem use see view look pay buy submit show present come".split())
+BY_OTHERS = frozenset("offer provide give sell run allow permit accept charge ask".split())
+"""Of these and of what adds nothing: only where "I" do the former and "you" the latter; who gives does not get."""
 
 SELF_SERVICE = frozenset(
     """enable disable delete cancel report track redeem download upload export import subscribe unsubscribe register

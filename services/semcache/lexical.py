@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from services.semcache import words
+from services.semcache import strict, words
 from services.semcache.concepts import (
     ACTIONS,
+    BY_ONESELF,
+    BY_OTHERS,
     LIGHT,
     MAKING,
     ONE_SIDED,
@@ -23,7 +25,7 @@ from services.semcache.concepts import (
     UNBOUND,
     WITH_ACTIONS,
 )
-from services.semcache.reading import FORMS, NOT, OWNERS, Features, Word, features
+from services.semcache.reading import ACTED, AGENTS, FORMS, NOT, OWNERS, Features, Word, features
 from services.semcache.stem import root, stem
 
 __all__ = ["Features", "difference", "features"]
@@ -32,31 +34,78 @@ __all__ = ["Features", "difference", "features"]
 def difference(asked: Features, known: Features) -> str:
     """Why two questions may not have the same answer; "" when nothing is found.
 
-    The reasons are labels: empty, quoted, kind, time, modal, negation, number, words, order, direction.
+    The reasons are labels: empty, quoted, kind, time, modal, negation, number, words, order, direction, form, people.
     """
     if not (asked.content or asked.quoted):
         return "empty"
-    if asked.quoted != known.quoted:
+    if asked.quoted != known.quoted or sorted(asked.exact) != sorted(known.exact):
         return "quoted"
     if asked.kind != known.kind and not _where_is_how(asked, known):
         return "kind"
-    lasting = any(word.form in LASTING for word in asked.content) and "future" not in (asked.time, known.time)
-    lasting = lasting or asked.kind == "how" or all(_has(each, "if") for each in (asked, known))
-    lasting = lasting or (_has(asked, "long") and "past" not in (asked.time, known.time))
-    if asked.time != known.time and not lasting and tuple(sorted((asked.time, known.time))) not in words.SAME_TIME:
+    if _at_another_time(asked, known):
         return "time"
-    if asked.modal != known.modal and "none" not in (asked.modal, known.modal) and asked.kind != "how":
+    if asked.modal != known.modal and not _asked_alike(asked, known):
         return "modal"
     shared, more, less = _matched(asked.content, known.content)
+    if any(_means_more(our, their, asked, known) for our, their in shared):
+        return "words"
     if (sum(word.form == NOT for word in more) - sum(word.form == NOT for word in less)) % 2:
         return "negation"
     if any(any(letter.isdigit() for letter in word.form) for word in (*more, *less)):
         return "number"
-    if not _may_differ(asked.kind, [pair[0] for pair in shared], more, less):
+    certain = set[str]().union(*(CERTAIN.get(word.form, ()) for word, _ in shared))
+    told = (
+        _tells_who(word, each)
+        for extra, each in ((more, asked), (less, known))
+        for word in extra
+        if word.form not in certain
+    )
+    if any(told) or not _may_differ(asked.kind, [pair[0] for pair in shared], more, less):
         return "words"
-    if _reordered(shared, asked.content, known.content):
+    if _reordered(shared, asked.content, known.content) or (
+        asked.steps and _done_in_other_order(shared, known.content)
+    ):
         return "order"
-    return "direction" if _turned(shared) else ""
+    if _turned(shared):
+        return "direction"
+    if strict.other_endings(asked.endings, known.endings):
+        return "form"
+    if asked.article and known.article and asked.article != known.article:
+        return "form"
+    return "people" if strict.other_people(asked.people, known.people) else ""
+
+
+def _at_another_time(asked: Features, known: Features) -> bool:
+    """Whether one question is about what was and the other about what is."""
+    times = asked.time, known.time
+    if asked.time == known.time or tuple(sorted(times)) in words.SAME_TIME:
+        return False
+    if not {"future", "does"} & set(times) and any(
+        word.form in LASTING and not _passes(word, asked, known) for word in asked.content
+    ):
+        return False
+    if "past" in times:
+        return not all(_has(each, "if") for each in (asked, known))
+    return not (asked.kind == "how" or _has(asked, "long") or all(_has(each, "if") for each in (asked, known)))
+
+
+def _asked_alike(asked: Features, known: Features) -> bool:
+    """Whether two modal verbs ask for the same: "Can I pay by card?" and "Is it possible ...", not "Do I pay ..."."""
+    one, two = sorted((asked.modal.partition(" "), known.modal.partition(" ")))
+    if {one[0], two[0]} == {"do", "may"}:
+        return one[2] != two[2]
+    plain = {"none" if each[0] == "do" else each[0] for each in (one, two)}
+    if asked.kind == "how" and "must" not in plain:
+        return True
+    return len(plain) == 1 or ("none" in plain and (asked.kind != "yes-no" or "may" in plain))
+
+
+def _passes(made: Word, asked: Features, known: Features) -> bool:
+    """Whether somebody else may do it now: a work keeps its director, a bureau does not."""
+    if made.form in PASSING:
+        return True
+    nouns = {word.raw in AGENTS for each in (asked, known) for word in each.content if word.form == made.form}
+    return made.form in OFFICES and (len(nouns) == 1 or "does" in (asked.time, known.time))
 
 
 def _where_is_how(asked: Features, known: Features) -> bool:
@@ -89,6 +138,35 @@ def _equal(one: Word, two: Word) -> bool:
     return one.form == two.form or one.raw == two.raw
 
 
+def _means_more(our: Word, their: Word, asked: Features, known: Features) -> bool:
+    """Whether two words of one meaning have another one here: a park and parking, a quick sort and a fast one."""
+    if our.raw == their.raw or our.form != their.form or our.name or their.name:
+        return False
+    for word, each in ((our, asked), (their, known)):
+        if word.raw in strict.NOUNS and f"does {word.raw}" not in each.people:
+            return True
+    if asked.kind != "what" or our.raw.endswith("est") or root(our.raw) == root(their.raw):
+        return False
+    return all(_is_of_words(each) for each in (asked, known))
+
+
+def _is_of_words(judged: Features) -> bool:
+    """Whether a question is about what a word means."""
+    forms = [word.form for word in judged.content]
+    return (
+        len(forms) == 1
+        or "difference" in forms
+        or (len(forms) < 4 and judged.time in ("be", "none") and not ASKED_OF & set(forms))
+    )
+
+
+def _tells_who(word: Word, judged: Features) -> bool:
+    """Whether what is done, to which "I" or "you" would add nothing, is done by somebody else."""
+    if word.form not in BY or word.name or f"ed {word.raw}" in judged.endings or f"to {word.raw}" in judged.endings:
+        return False
+    return judged.time == "past" or not any(f"{who} does {word.raw}" in judged.people for who in BY[word.form])
+
+
 def _may_differ(kind: str, shared: list[Word], more: list[Word], less: list[Word]) -> bool:
     """Whether the words that only one of the questions has decide nothing."""
     if not shared:
@@ -99,7 +177,8 @@ def _may_differ(kind: str, shared: list[Word], more: list[Word], less: list[Word
             passed |= BESIDE.get(word.form, frozenset())
             optional |= ONE_SIDED.get(word.form, frozenset())
     for light in LIGHT_FORMS.get(kind, NOTHING):
-        if kind == "what" and light and not all(any(word.form in light for word in each) for each in (more, less)):
+        both = kind == "what" or (kind == "where" and "get" in light)
+        if both and light and not all(any(word.form in light for word in each) for each in (more, less)):
             continue  # what is in it is not what it is
         over, under = ([word for word in each if word.name or word.form not in passed | light] for each in (more, less))
         if not (over and under) and all(not word.name and word.form in optional for word in (*over, *under)):
@@ -122,6 +201,14 @@ def _reordered(shared: list[tuple[Word, Word]], ours: tuple[Word, ...], theirs: 
             if earlier - place > 1 or not _compound((our, their), (other_our, other_their)):
                 return True
     return False
+
+
+def _done_in_other_order(shared: list[tuple[Word, Word]], theirs: tuple[Word, ...]) -> bool:
+    """Whether what is done, or not done, follows in another order."""
+    places = [
+        theirs.index(their) for our, their in shared if our.form == NOT or our.form in ACTED or our.verb or their.verb
+    ]
+    return places != sorted(places)
 
 
 def _is_bound_by_nothing(word: Word) -> bool:
@@ -157,9 +244,14 @@ def _forms(found: Iterable[str]) -> frozenset[str]:
 
 
 BESIDE = {FORMS[stem(name)]: _forms((*beside, "have")) for name, (_, beside) in RELATIONS.items()}
+CERTAIN = {form: beside for form, beside in BESIDE.items() if form != "price"}
 BESIDE |= {name: BESIDE.get(name, frozenset()) | _forms(beside) for name, beside in WITH_ACTIONS.items()}
+BY = dict.fromkeys(_forms(BY_ONESELF), ("i",)) | dict.fromkeys(_forms(BY_OTHERS), ("you", "they"))
+ASKED_OF = BESIDE.keys() | _forms(("advantage", "disadvantage", "symptom", "best"))
 WITHIN = frozenset(("of", "in", "on", "for", "at"))
 SOFT_FORMS = _forms(SOFT) | {f"which {each}" for each in PERSONS}
+PASSING = _forms(("own", "teach"))
+OFFICES = _forms(("direct", "sing"))
 LASTING = _forms((*(group[0] for group in MAKING), "bear", "die"))
 UNORDERED = _forms((*RELATIONS, *(group[0] for group in (*ACTIONS, *MAKING)), *OWNERS, *SOFT, *UNBOUND))
 NOTHING = (frozenset[str](),)

@@ -24,7 +24,7 @@ CLASSES = {
     "MUST": "must|should|shall|do|does",
     "WANT": "like|want|need|plan|try|wish|look|hope|intend|have",
     "I": "i|we|you|one|person|customer|user|somebody|someone|anyone",
-    "GOOD": "good|easy|easiest|best|right|correct|proper|simple|simplest|quickest",
+    "GOOD": "good|easy|easiest|best|right|correct|proper|simple|simplest",
     "WAY": "way|method|step|process|procedure|instruction|approach",
     "EVENT": "found|foundation|release|publication|launch|start|open|close|departure|arrival|check-in|check-out|end",
     "MEASURE": "weight|height|age|speed|temperature|density|depth|price|population|area|distance|size",

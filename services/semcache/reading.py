@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from services.semcache import words
+from services.semcache import strict, words
 from services.semcache.asking import asked_first
 from services.semcache.concepts import ACTIONS, MAKING, MIDDLE, PERSONS, RELATIONS, THINGS
 from services.semcache.phrases import plain_phrases
@@ -74,6 +74,7 @@ class Features:
         content: everything that may decide the answer, in the order of the text.
         quoted: quotations, identifiers in backticks and addresses, as they are.
         time, modal: of the first auxiliary and the first modal verb; "none" without.
+        exact, article, people, endings, steps: what the plain words no longer show (strict.py).
     """
 
     kind: str
@@ -81,22 +82,42 @@ class Features:
     quoted: tuple[str, ...]
     time: str
     modal: str
+    exact: tuple[str, ...] = ()
+    article: str = ""
+    people: tuple[str, ...] = ()
+    endings: tuple[str, ...] = ()
+    steps: bool = False
 
 
 def features(text: str) -> Features:
     """What the gate looks at in a question."""
     quoted = tuple(found.group(0).strip("`\"“”«»'") for found in QUOTED.finditer(text))
-    raw = _tokens(' " '.join(part.replace('"', " ") for part in QUOTED.split(text)))
+    unquoted = QUOTED.split(text)
+    raw = _tokens(' " '.join(part.replace('"', " ") for part in unquoted))
     spoken = [token.lower() for token in raw]
     time = next((words.TIMES[token] for token in spoken if token in words.TIMES), "none")
-    modal = next((words.MODALS[token] for token in spoken if token in words.MODALS), "none")
     tokens = _plain(raw)
+    modal = next((words.MODALS[token] for token in tokens if token in words.MODALS), "none")
     kind, after = _kind(tokens)
+    modal = strict.asked_of(tokens, modal) if kind == "yes-no" else modal
     done = _done(raw)
     role = "subject" if BY_WHOM.search(text) else _role(tokens, after, done)
     role = role if kind in ROLES else ""
     content = _content(tokens, after, role, done)
-    return Features(_asked_for(kind, tokens, content), tuple(content), quoted, time, modal)
+    if time == "none":
+        time = "modal" if words.MODALS.keys() & set(tokens) else strict.said_when(raw) if role == "subject" else time
+    return Features(
+        _asked_for(kind, tokens, content),
+        tuple(content),
+        quoted,
+        time,
+        modal,
+        strict.exact(" ".join(unquoted)),
+        strict.naming(text) or (strict.precision(text) if kind == "when" else ""),
+        strict.people(tokens, done),
+        strict.endings(raw, PARTICIPLES),
+        not strict.STEPS.isdisjoint(spoken),
+    )
 
 
 def _asked_for(kind: str, tokens: list[str], content: list[Word]) -> str:
@@ -197,7 +218,7 @@ def _kind(tokens: list[str]) -> tuple[str, int]:
 def _done(raw: list[str]) -> set[str]:
     """Plain words that stand there as participles, as far as their form tells."""
     small = [token.lower() for token in raw]
-    return {stem(each) for each in small if each.endswith("ed") or each in PARTICIPLES}
+    return {stem(each) for each in small if strict.is_past(each) or each in PARTICIPLES}
 
 
 def _role(tokens: list[str], after: int, done: set[str]) -> str:
@@ -250,7 +271,7 @@ def _content(tokens: list[str], after: int, role: str, done: set[str]) -> list[W
             plain = words.POSSESSIVES[token]
         elif token == "by" and role == "object" and passive_by and not last:
             plain = ""  # what they are eaten by is what eats them
-        elif token in words.ORDERS and not (before in SUBJECTS or 0 < after <= place):
+        elif token in words.ORDERS and not (before in SUBJECTS or 0 < after <= place or tokens[0] in words.AUXILIARIES):
             plain = ""  # said to who answers
         elif token == '"':
             plain = ""  # compared as it is
@@ -268,6 +289,10 @@ def _content(tokens: list[str], after: int, role: str, done: set[str]) -> list[W
                 word = replace(word, role="subject")  # who teaches somebody
             elif word.form in ACTED and not word.name and not NOMINAL.search(word.raw):
                 word = replace(word, role=role or _said(word, before, bool(found), doing))
+            elif not (role or word.name or plain in NOT_NOUNS or NOMINAL.search(plain)) and (
+                not verb or before in SUBJECTS or plain in done
+            ):
+                word = replace(word, role=_said(word, before, bool(found), doing))
             found.append(word)
             binds = plain not in OWNERS and not acts
             marker = "" if acts else marker

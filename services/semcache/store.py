@@ -336,4 +336,5 @@ def decode_entry(document: str, index: CacheIndex, now: int, unix_ms: int) -> tu
 
 def _features(found: dict[str, Any]) -> Features:
     content = tuple(Word(**each) for each in found["content"])
-    return Features(found["kind"], content, tuple(found["quoted"]), found["time"], found["modal"])
+    lists = {name: tuple(found[name]) for name in ("quoted", "exact", "people", "endings")}
+    return Features(**{**found, **lists, "content": content})

@@ -41,11 +41,21 @@ TIMES = (
     | dict.fromkeys(("do", "does"), "do")
 )
 """When something is, as far as the first auxiliary tells."""
-SAME_TIME = frozenset({("be", "do"), ("do", "future"), ("be", "none"), ("do", "none"), ("none", "past")})
-
-MODALS = dict.fromkeys(("can", "could", "may", "might", "possible"), "may") | dict.fromkeys(
-    ("must", "should", "ought"), "must"
+SAME_TIME = frozenset({("be", "do"), ("do", "future"), ("be", "none"), ("do", "none"), ("none", "past")}) | frozenset(
+    {
+        ("be", "modal"),
+        ("do", "modal"),
+        ("modal", "none"),
+        ("be", "does"),
+        ("do", "does"),
+        ("does", "none"),
+        ("does", "modal"),
+    }
 )
+
+MODALS = dict.fromkeys(("can", "could", "may", "might", "possible"), "may") | {
+    "must": "must", "should": "should", "ought": "should", "would": "would"
+}  # fmt: skip
 
 NEGATIONS = frozenset(
     """not no never none nobody nothing nor neither without cannot cant dont doesnt didnt wont isnt arent wasnt werent
@@ -102,7 +112,10 @@ IRREGULAR = {
     morning|king|ring|spring|string|thing|wing|ceiling|anything|something|everything|nothing|red
     bed|need needed needing|speed|feed fed|seed|breed|hundred|indeed|exceed exceeded|news|series
     species|lens|canvas|plus|minus|versus|always|perhaps|sometimes|means|physics|mathematics
-    bus buses|charge charged charging|reset|upset|add added adds adding""".replace("\n", "|").split("|")
+    |glasses|customs|goods|damages|contents|arms|spectacles|savings|earnings|economics|politics|statistics|shorts
+    |premises|proceeds|remains|building buildings|meeting meetings|wedding weddings|painting paintings|training
+    |boarding|housing|clothing|bonding|hearing hearings|booking bookings|parking|shipping|drawing drawings|saving
+    |bus buses|charge charged charging|reset|upset|add added adds adding""".replace("\n", "|").split("|")
     if forms.strip()
     for form in forms.split()
 }
