@@ -19,8 +19,8 @@ MAX_WAITING = 256
 """Questions that wait; more are not looked at, for a late answer helps nobody."""
 NICENESS = 5
 SWITCH_S = 0.0005
-"""The loop lets a thread that waits for the interpreter run after this long: a tenth of Python's own, so that a question
-is embedded while its request is placed. Most of it then runs without the interpreter."""
+"""The loop lets a thread that waits for the interpreter run after this long, a tenth of Python's own: so a question is
+embedded while its request is placed. Most of that runs without the interpreter."""
 
 Read = tuple[Any, Features]
 """A question's vector, and what the lexical gate sees of it."""

@@ -14,6 +14,7 @@ asking.py     the sentence that asks, first
 frames.py     what surrounds the thing asked for
 phrases.py    wordings of several words
 reading.py    what the gate sees of a question
+strict.py     what plain words no longer show, and what still decides
 lexical.py    whether two questions may have the same answer
 index.py      entries, quotas, eviction
 cache.py      both tiers: find, then keep

@@ -171,6 +171,8 @@ def _may_differ(kind: str, shared: list[Word], more: list[Word], less: list[Word
     """Whether the words that only one of the questions has decide nothing."""
     if not shared:
         return not (more or less)
+    if kind == "yes-no" and all(any(word.verb for word in each) for each in (more, less)):
+        return False  # "Do you require" and "Do you provide"
     passed, optional = set[str](), set(SOFT_FORMS)
     for word in shared:
         if not word.name:
@@ -234,6 +236,9 @@ def _turned(shared: list[tuple[Word, Word]]) -> bool:
     """Whether words have changed roles: "to Rome from Oslo", "the effect of heat on ice" and "on heat of ice"."""
     bound = [(our.marker, their.marker) for our, their in shared if our.marker and their.marker]
     changed = {pair for pair in bound if pair[0] != pair[1]}
+    moved = {(our.marker, their.marker) for our, their in shared if our.marker != their.marker}
+    if any((theirs, ours) in moved for ours, theirs in moved):  # each is bound as the other was
+        return True
     if any(our.role != their.role and our.role and their.role for our, their in shared):
         return True
     return len(changed) > 1 or any("from" in pair for pair in changed)

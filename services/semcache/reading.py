@@ -264,7 +264,7 @@ def _content(tokens: list[str], after: int, role: str, done: set[str]) -> list[W
         elif token in words.DO and (last or (doing and before not in words.QUESTION_WORDS)):
             plain = "do"  # "What do they do"
         elif token in words.MARKERS:
-            marker, binds = words.MARKERS[token], False
+            marker, binds = words.MARKERS["than" if before == "than" else token], False  # "than to buy"
             doing = doing or token in words.DO
             continue
         elif token in words.POSSESSIVES:
