@@ -232,7 +232,8 @@ def test_a_peer_killed_in_the_middle_is_noticed(peer_is: str, point: str) -> Non
     blocks = list(range(400))
     peer.start("send" if peer_is == "sender" else "receive", link, blocks, timeout_s=LONG_S)
     operation = side.receive if peer_is == "sender" else side.send
-    assert "Connection closed by peer" in ends_soon(lambda: operation(link, blocks, timeout_s=LONG_S))
+    ended = ends_soon(lambda: operation(link, blocks, timeout_s=LONG_S))
+    assert "Connection closed by peer" in ended or "Connection reset by peer" in ended  # reset: it left bytes unread
     peer.process.join(SOON_S)
     assert peer.process.exitcode == -signal.SIGKILL
     peer.close()
