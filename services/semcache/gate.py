@@ -5,6 +5,7 @@ Doubt about whose an answer is means no cache; everything else that speaks again
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,6 @@ from services.semcache.config import SemcacheConfig
 from services.semcache.control import DEFAULT_CONTROL, CacheControl
 from services.semcache.key import CacheKey
 from services.semcache.policy import Policy
-from services.semcache.reading import Features
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Asked:
         question_tokens: length of the last question for the embedder.
         epochs: of the cache when the request came; an answer is not kept when they have changed since.
         vector: of the last question, of length 1; None where its meaning is not looked at, or not yet.
-        read: what the lexical gate sees of the question, where there is a vector.
+        judged: how sure a judge is of entries that the gate alone kept from it, by their names.
         meaning: what it takes to learn the question's meaning; None where that is known or does not matter.
     """
 
@@ -43,7 +43,7 @@ class Asked:
     question_tokens: int = 0
     epochs: tuple[int, int] = (0, 0)
     vector: Any = field(default=None, compare=False, repr=False)
-    read: Features | None = field(default=None, compare=False, repr=False)
+    judged: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
     meaning: Any = field(default=None, compare=False, repr=False)
 
 

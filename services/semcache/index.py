@@ -89,7 +89,8 @@ class Entry:
     @property
     def size_bytes(self) -> int:
         """Memory of it, roughly."""
-        return OVERHEAD_BYTES + self.answer.size_bytes + self.vector_bytes
+        question = 0 if self.features is None else len(self.features.text)
+        return OVERHEAD_BYTES + self.answer.size_bytes + self.vector_bytes + question
 
     def holds(self, now: int, prolonged: float = 1.0) -> bool:
         """Whether it is no older than its TTL, which load makes so many times as long."""

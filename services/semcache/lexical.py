@@ -26,9 +26,13 @@ from services.semcache.concepts import (
     WITH_ACTIONS,
 )
 from services.semcache.reading import ACTED, AGENTS, FORMS, NOT, OWNERS, Features, Word, features
+from services.semcache.rivals import excluded
 from services.semcache.stem import root, stem
 
-__all__ = ["Features", "difference", "features"]
+__all__ = ["Features", "difference", "features", "may_be_judged"]
+
+JUDGED = frozenset(("words", "kind", "modal"))
+"""Reasons that say "not known to be the same", where all others say "another one"."""
 
 
 def difference(asked: Features, known: Features) -> str:
@@ -73,6 +77,21 @@ def difference(asked: Features, known: Features) -> str:
     if asked.article and known.article and asked.article != known.article:
         return "form"
     return "people" if strict.other_people(asked.people, known.people) else ""
+
+
+def may_be_judged(reason: str, asked: Features, known: Features) -> bool:
+    """Whether somebody who reads both questions more closely may overrule what `difference` found.
+
+    Never on a name, or what else tells two questions apart for certain, wherever it stands among the reasons.
+    """
+    if reason not in JUDGED or excluded(asked.text, known.text):
+        return False
+    if [word.raw for word in asked.content if word.name] != [word.raw for word in known.content if word.name]:
+        return False
+    shared, _, _ = _matched(asked.content, known.content)
+    return not _turned(shared) and not (
+        strict.other_endings(asked.endings, known.endings) or strict.other_people(asked.people, known.people)
+    )
 
 
 def _at_another_time(asked: Features, known: Features) -> bool:

@@ -13,7 +13,6 @@ from services.semcache.cache import SemanticCache, age_s, max_age_s
 from services.semcache.config import SemcacheConfig
 from services.semcache.gate import Asked, read_refusal, semantic_refusal
 from services.semcache.index import Entry
-from services.semcache.lexical import difference, features
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +69,11 @@ def explain(
     if not semantic and vector is not None and asked.key.question is not None:
         for similarity, entry in cache.index.nearest(now, asked.key.partition, vector, max(most, config.candidates)):
             if entry is not equal:
-                found.append(Candidate("semantic", entry, similarity, _refusal(cache, now, asked, similarity, entry)))
+                found.append(Candidate("semantic", entry, similarity, cache.against(now, asked, similarity, entry)))
     # Only so many of the nearest are looked at in earnest; what lies beyond is told, and is no hit.
     looked_at = found[: config.candidates + (equal is not None)]
     hit = any(not each.refused_by for each in looked_at)
     return Explanation("", semantic, "hit" if hit else "miss", tuple(found[:most]))
-
-
-def _refusal(cache: SemanticCache, now: int, asked: Asked, similarity: float, entry: Entry) -> str:
-    """Why a near answer is not given."""
-    assert asked.key is not None and asked.key.question is not None and entry.features is not None
-    least = cache.policies.lowered(entry.min_similarity, entry.adaptive)
-    if similarity < max(asked.policy.min_similarity, asked.control.min_similarity, least):
-        return "similarity"
-    if not cache.holds(now, entry) or age_s(now, entry) > max_age_s(asked):
-        return "age"
-    rule = difference(asked.read or features(asked.key.question), entry.features)
-    return f"gate_{rule}" if rule else ""
 
 
 def invalidate(cache: SemanticCache, scopes: Sequence[bytes] | None, category: str = "", dry_run: bool = False) -> int:

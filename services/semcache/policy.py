@@ -17,6 +17,7 @@ class Policy:
 
     Attributes:
         category: the first of the plausible ones: for labels and the quota.
+        judged: whether a judge may overrule the lexical gate.
         written_similarity, written_ttl_ns: `min_similarity` and `ttl_ns` without load.
         adaptive: whether load may change them.
     """
@@ -29,6 +30,7 @@ class Policy:
     ttl_ns: int
     max_temperature: float
     scope: Scope
+    judged: bool = False
     written_similarity: float = 1.0
     written_ttl_ns: int = 0
     adaptive: bool = False
@@ -46,6 +48,7 @@ class PolicyTable:
         self._categories = config.categories
         self._ramp = LoadRamp(config.load)
         self._load = config.load
+        self._judge = config.judge
 
     def knows(self, category: str) -> bool:
         """Whether a hint names a category there is."""
@@ -72,6 +75,7 @@ class PolicyTable:
             ttl_ns=int(min(each.ttl_s * self.prolonged(each.adaptive) for each in found) * NS_PER_S),
             max_temperature=min(each.max_temperature for each in found),
             scope=min((each.scope for each in found), key=WIDTH.__getitem__),
+            judged=self._judge.enabled and all(each.judged for each in found),
             written_similarity=max(each.min_similarity for each in found),
             written_ttl_ns=int(min(each.ttl_s for each in found) * NS_PER_S),
             adaptive=all(each.adaptive for each in found),
@@ -85,6 +89,10 @@ class PolicyTable:
         if not adaptive:
             return similarity
         return min(similarity, max(self._load.similarity_floor, similarity - self._load.similarity_drop * self.ramp))
+
+    def sureness(self, adaptive: bool) -> float:
+        """How sure a judge must be, of 0..1."""
+        return self._judge.min_sureness - (self._load.sureness_drop * self.ramp if adaptive else 0)
 
     def prolonged(self, adaptive: bool) -> float:
         """What load makes of a TTL, of a reader's policy or of an entry that was written before: 1 + gain * ramp."""

@@ -67,7 +67,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the gate looks at; enough to judge a question without its text.
+    """What the gate looks at.
 
     Attributes:
         kind: what is asked for: what, who, when, where, why, how, `how many`, `how much`, yes-no.
@@ -75,6 +75,7 @@ class Features:
         quoted: quotations, identifiers in backticks and addresses, as they are.
         time, modal: of the first auxiliary and the first modal verb; "none" without.
         exact, article, people, endings, steps: what the plain words no longer show (strict.py).
+        text: the question itself, for whoever reads it more closely.
     """
 
     kind: str
@@ -87,6 +88,7 @@ class Features:
     people: tuple[str, ...] = ()
     endings: tuple[str, ...] = ()
     steps: bool = False
+    text: str = ""
 
 
 def features(text: str) -> Features:
@@ -117,6 +119,7 @@ def features(text: str) -> Features:
         strict.people(tokens, done),
         strict.endings(raw, PARTICIPLES),
         not strict.STEPS.isdisjoint(spoken),
+        text,
     )
 
 

@@ -135,14 +135,12 @@ GENERATION_TOKENS = _count("generation_tokens", "tokens", "Output tokens of ende
 PREFIX_QUERIES = _count(
     "prefix_cache_queries", "tokens", "Prompt tokens that were looked up in the prefix cache.", ("model_name",)
 )
-PREFIX_HITS = _count(
-    "prefix_cache_hits", "tokens", "Prompt tokens that were found in the prefix cache.", ("model_name",)
-)
+PREFIX_HITS = _count("prefix_cache_hits", "tokens", "Prompt tokens that the prefix cache had.", ("model_name",))
 SUCCESSES = _count(
     "request_success", "requests", "Requests whose output ended as it should.", ("model_name", "finished_reason")
 )
 FAILURES = _count(
-    "request_failures", "requests", "Requests that began and failed, by the error's reason.", ("model_name", "reason")
+    "request_failures", "requests", "Requests that began and failed, by reason.", ("model_name", "reason")
 )
 REJECTIONS = _count(
     "admission_rejections", "requests", "Requests that were refused before they began, by reason.", ("reason",)
@@ -287,6 +285,7 @@ CACHE_EMBEDDED = _count(
 CACHE_EMBED_SECONDS = _count(
     "cache_embed_seconds", "seconds", "Time that batches of questions took to embed, beside the event loop.", ()
 )
+CACHE_JUDGED = _count("cache_judged", "questions", "Near questions that the judge of wordings read.", ())
 CACHE_ENTRIES = Metric(
     "triptych_cache_entries", Kind.GAUGE, Place.FRONT_DOOR, "answers", "Answers in this front door's response cache."
 )
@@ -390,7 +389,7 @@ METRICS: tuple[Metric, ...] = (
     *(PREFIX_QUERIES, PREFIX_HITS, SUCCESSES, FAILURES, REJECTIONS, CALLS, TENANT_LIMITED, RUNNING, LOOP_LAG),
     *(ROUTE_DECISIONS, MOVES, REPORT_AGE),
     *(PREDICTION_ERROR, PREDICTION_ERROR_RATIO, SLO_OUTCOMES, QUEUE_DEPTH, RESERVATIONS, INDEX_BLOCKS, INDEX_GAPS),
-    *(INDEX_RESYNCS, FAIRNESS, HANDOFF_GAIN),
+    *(INDEX_RESYNCS, FAIRNESS, HANDOFF_GAIN, CACHE_JUDGED),
     *(CACHE_EMBED_SECONDS, CACHE_SAVED_TOKENS, CACHE_AGE, CACHE_SIMILARITY, CACHE_INVALIDATIONS, CACHE_PRECISION),
     *(CACHE_REQUESTS, CACHE_WRITE_SKIPPED, CACHE_EVICTIONS, CACHE_ENTRIES, CACHE_BYTES, CACHE_SINGLEFLIGHT),
     *(CACHE_GATE_REJECTS, CACHE_MEANWHILE, CACHE_EMBEDDED, CACHE_SHARED, CACHE_BACKEND_UP, CACHE_SHADOWS),

@@ -19,9 +19,9 @@ from services.semcache.ann import FlatVectors, Vector
 from services.semcache.cache import Hit, SemanticCache
 from services.semcache.category import CategoryHead, Shape, at_once, train_head
 from services.semcache.config import SemcacheConfig
-from services.semcache.embedder import MiniLm, bundled_embedder
 from services.semcache.gate import Answer, Asked
 from services.semcache.key import Origin, make_key
+from tests.accept.judged import embedder, weighed
 
 pytestmark = [pytest.mark.accept, pytest.mark.timeout(900)]
 
@@ -31,11 +31,6 @@ MIN_RECALL = 0.6
 MAIN = ("faq", "knowledge")
 UNIFORM = "faq"
 """With this hint every pair reaches similarity and gate, also those that are never cached at the defaults."""
-
-
-@cache
-def embedder() -> MiniLm:
-    return MiniLm(bundled_embedder())
 
 
 @cache
@@ -68,7 +63,8 @@ def accepts(known: str, asked: str, hint: str) -> tuple[bool, float]:
     store = SemanticCache(CONFIG, lambda: FlatVectors(384), stream(1, "accept"))
     writer, reader = ask(store, known, hint), ask(store, asked, hint)
     store.keep(0, writer, Answer((7, 2), FinishReason.STOP), writer.vector)
-    return isinstance(store.find_alike(0, reader, reader.vector), Hit), float(writer.vector @ reader.vector)
+    found = store.find_alike(0, weighed(store, 0, reader), reader.vector)
+    return isinstance(found, Hit), float(writer.vector @ reader.vector)
 
 
 def pairs(half: str) -> Iterator[tuple[Family, str, str, str]]:

@@ -157,6 +157,36 @@ async def test_other_words_for_the_same_question_are_a_hit_and_a_trap_is_none(tm
         assert again[0] in ("exact", "semantic")
 
 
+class Judge:
+    """Says what it is told to, and remembers what it read."""
+
+    def __init__(self) -> None:
+        self.sure = 0.0
+        self.read: list[tuple[str, str]] = []
+
+    def same(self, asked: str, known: str) -> float:
+        self.read.append((asked, known))
+        return self.sure
+
+
+async def test_a_judge_answers_for_wordings_that_the_gate_does_not_know(tmp_path: Path) -> None:
+    flow = RequestFlow("frontdoor-1", RouterConfig(), 16)
+    known, other = "What is the capital of Peru?", "What is the capital of Peru called, please tell?"
+    async with serving(tmp_path, real_flow=flow, semcache=parse(SemcacheConfig, {"enabled": True})) as served:
+        response_cache = served.performer.lookups.cache
+        assert response_cache is not None and response_cache._thread is not None
+        judge = response_cache._thread.judge = Judge()
+        first = await tell(served, question("step.1", known), FAQ)
+        unsure = await tell(served, question("step.2", other), FAQ, ("x-cache-control", "no-store"))
+        assert (first[0], unsure[0], judge.read) == ("miss", "miss", [(other, known)])
+        judge.sure = 1.0  # the question is known now, and judged anew
+        sure = await tell(served, question("silent.3", other), FAQ)
+        assert sure[0] == "semantic" and told(sure[1])[:2] == told(first[1])[:2]
+        trap = await tell(served, question("step.4", "What is the capital of Chile called, please tell?"), FAQ)
+        assert trap[0] == "miss" and judge.read == [(other, known)] * 2, "nobody judges names"
+        assert response_cache._thread.judged == 2
+
+
 async def test_who_waited_is_found_under_what_the_question_turned_out_to_mean(tmp_path: Path) -> None:
     flow = RequestFlow("frontdoor-1", RouterConfig(), 16)
     async with serving(tmp_path, real_flow=flow, semcache=parse(SemcacheConfig, {"enabled": True})) as served:

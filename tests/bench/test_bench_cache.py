@@ -195,7 +195,7 @@ async def lookups_ms(folder: Path, texts: dict[str, list[str]]) -> dict[str, flo
         request_id, asked = name(text)
         response_cache.find(0, "bench", request_id, asked)
         if asked.meaning is not None:
-            before, asked = asked, await response_cache.understand(asked, response_cache.read(asked))
+            before, asked = asked, await response_cache.understand(0, asked, response_cache.read(asked))
             response_cache.find(0, "bench", request_id, asked, before)
         keep(request_id, asked)
 

@@ -71,6 +71,46 @@ def test_a_question_of_the_same_meaning_is_a_hit_and_a_trap_is_none() -> None:
     assert cache.find_equal(S, ask(cache, tenant=b"u")) == Miss("exact", "absent")
 
 
+def test_a_judge_may_overrule_words_that_the_gate_does_not_know() -> None:
+    cache = make_cache()
+    cache.keep(0, ask(cache), ANSWER, unit(1, 0))
+    asked, near = ask(cache, "When was the first stone of Rome laid?"), unit(1, 0.3)
+    (doubt,) = cache.doubts(S, asked, near)
+    for sure, given in ((0.0, False), (0.5, False), (1.0, True)):
+        judged = replace(asked, judged={doubt.entry_id: sure})
+        assert isinstance(cache.find_alike(S, judged, near), Hit) == given
+        assert not cache.doubts(S, judged, near), "it was judged"
+    assert not isinstance(cache.find_alike(S, replace(asked, judged={"another": 1.0}), near), Hit)
+
+
+@pytest.mark.parametrize(
+    ("known", "asked"),
+    [
+        ("When was Rome founded?", "When was Oslo founded?"),
+        ("How do I buy 2 tickets?", "How do I get 3 tickets?"),
+        ("Which foods may I eat?", "Which foods may I not eat?"),
+        ("When was Rome founded?", "In what year was Rome founded?"),
+        ("How do I get from Rome to Oslo?", "How do I travel from Oslo to Rome?"),
+    ],
+)
+def test_no_judge_is_asked_about_names_numbers_and_negations_or_where_there_is_a_hit(known: str, asked: str) -> None:
+    cache = make_cache()
+    cache.keep(0, ask(cache, known), ANSWER, unit(1, 0))
+    assert not cache.doubts(S, ask(cache, asked), unit(1, 0.3))
+
+
+def test_no_judge_is_asked_where_the_category_or_the_client_rules_it_out() -> None:
+    cache = make_cache(categories={"strict": {"semantic": True, "min_similarity": 0.8}})
+    other = "When was the first stone of Rome laid?"
+    for category in ("strict", "faq"):
+        cache.keep(0, ask(cache, category=category), ANSWER, unit(1, 0))
+    assert not cache.doubts(S, ask(cache, other, "strict"), unit(1, 0.3))
+    assert cache.doubts(S, ask(cache, other), unit(1, 0.3))
+    assert not cache.doubts(S, ask(cache, other), unit(1, 1)), "not near"
+    assert not cache.doubts(S, ask(cache, other, control=CacheControl(read=False)), unit(1, 0.3))
+    assert not cache.doubts(90_000 * S, ask(cache, other), unit(1, 0.3)), "too old"
+
+
 def test_the_gate_looks_beyond_the_nearest() -> None:
     cache = make_cache()
     cache.keep(0, ask(cache, TRAP), ANSWER, unit(1, 0.01))
