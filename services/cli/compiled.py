@@ -37,8 +37,9 @@ def modules(root: Path = ROOT) -> list[Path]:
 
 
 def digest(root: Path = ROOT) -> str:
-    """Of everything that decides what is compiled: sources, the build's own files, the interpreter."""
-    found = hashlib.blake2b(sys.version.encode(), digest_size=16)
+    """Of everything that decides what is compiled: sources, packages, the build's own files, the interpreter."""
+    packages = [str(path.relative_to(root)) for path in sorted((root / "services").rglob("__init__.py"))]
+    found = hashlib.blake2b("\n".join([sys.version, *packages]).encode(), digest_size=16)
     folders = [*(root / "services" / name for name in PACKAGES), root / "deploy" / "compiled"]
     files = [path for folder in folders for path in sorted(folder.glob("*.py"))]
     for path in [*files, root / "services" / "cli" / "compiled.py"]:
