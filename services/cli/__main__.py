@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from services.cli import compiled
 from services.cli.cache import cache_app
 from services.cli.client import NAME, STATE_FOLDER, find_server
 from services.cli.keys import keys_app
@@ -373,6 +374,8 @@ def credentials(
 def main() -> None:
     """Entry point: errors of ours are one message without a traceback."""
     try:
+        if sys.argv[1:2] in (["simulate"], ["plan"]):
+            compiled.prefer(Output(), os.environ)
         app()
     except StartupError as error:
         Output().error(error.message)

@@ -133,7 +133,8 @@ class Transfer:
 
     def state_fields(self) -> dict[str, object]:
         """Plain values for the decision log."""
-        fields = {name: getattr(self, name) for name in self.__slots__ if name not in ("request", "peer", "link")}
+        apart = ("request", "peer", "link")
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in apart}
         fields["request"] = self.request.request_id
         fields["peer"] = [self.peer.worker_id, self.peer.incarnation]
         fields["link"] = self.link.name if self.link else None

@@ -221,7 +221,7 @@ class SenderEnd:
             self._blocks.free(transfer.blocks)
 
     def _fail(self, now: int, transfer: Transfer, reason: str) -> None:
-        if transfer.state in (*TERMINAL, TransferState.COMMITTED):
+        if transfer.state in TERMINAL or transfer.state is TransferState.COMMITTED:
             return
         again = transfer.attempt < self._max_attempts
         self._out.counts[f"{'handoff_retried' if again else 'handoff_failed'}/{reason}"] += 1

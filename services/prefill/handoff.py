@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from services.core.request import Request
 
 
-@dataclass(slots=True)
 class HandoffQueue:
     """Requests whose blocks a transfer holds; the scheduler knows them no more."""
 
-    _requests: dict[str, Request]
-
     def __init__(self) -> None:
-        self._requests = {}
+        self._requests: dict[str, Request] = {}
 
     def __len__(self) -> int:
         return len(self._requests)

@@ -171,7 +171,7 @@ class Fleet:
         self.turns += 1
         row = self.row(worker)
         if row is not None:
-            row.turn = self.turns
+            row.turn = float(self.turns)
 
     def expect(self, worker: WorkerRef, tokens: int) -> None:
         """Prompts of so many tokens were sent that it has not counted yet."""

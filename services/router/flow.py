@@ -192,7 +192,7 @@ class RequestFlow:
         running.take(output)
         self._holding.counters.output(running.request.tenant, len(output.token_ids))
         actions: list[Action] = [Emit(output.request_id, (output,))]
-        if output.finish not in (None, *GOOD_ENDS):
+        if output.finish is not None and output.finish not in GOOD_ENDS:
             self._drop(output.request_id)
             others = [worker for worker in running.workers if worker != source]
             actions += cancel_remote(others, running.request, output.reason)

@@ -134,7 +134,7 @@ class RequestState:
     def state_fields(self) -> dict[str, object]:
         """Plain values for the decision log."""
         apart = ("request", "marks", "tokens", "prompt_logprobs", *OF_REQUEST)
-        fields = {name: getattr(self, name) for name in self.__slots__ if name not in apart}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in apart}
         fields["request"] = [self.request.request_id, self.request.attempt]
         fields["outputs"] = self.tokens[len(self.request.prompt) :]
         fields["prompt_logprobs"] = [[each.token_id, each.logprob, each.top] for each in self.prompt_logprobs]

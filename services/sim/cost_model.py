@@ -8,7 +8,7 @@ A step with both pays one fixed part, the larger. `roofline.py` derives the same
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,6 @@ from services.core.clock import NS_PER_MS
 from services.core.config import CostConfig
 from services.core.errors import ConfigError
 from services.core.quick import quick
-
-Number = TypeVar("Number", float, NDArray[np.float64])
 
 
 @quick
@@ -102,9 +100,13 @@ class Linear:
     unit: float
     context: float
 
-    def ms(self, units: float, context: Number) -> Number:
+    def ms(self, units: float, context: float) -> float:
         """Time of `units` (tokens or rows) that look at `context` tokens."""
         return self.fixed + units * self.unit + context * self.context
+
+    def each_ms(self, units: float, contexts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same for each of several contexts: float64, [contexts]."""
+        return self.fixed + units * self.unit + contexts * self.context
 
     def divided(self, share: float) -> Linear:
         """Every time divided by `share`."""
@@ -145,7 +147,7 @@ class FittedCost:
     def decode_ns(self, rows: int, context: int, count: int) -> NDArray[np.int64]:
         """Times of `count` steps of the same decodes, whose context grows by `rows` each step: int64, [count]."""
         contexts = context + rows * np.arange(count, dtype=np.float64)
-        return nanoseconds_each(self._decode(rows).ms(rows / self.stages, contexts / self.stages))
+        return nanoseconds_each(self._decode(rows).each_ms(rows / self.stages, contexts / self.stages))
 
     def _decode(self, rows: int) -> Linear:
         many = self.decode_many

@@ -33,12 +33,12 @@ from services.core.actions import (
 from services.core.batch import ScheduledBatch, StepOutput
 from services.core.decision_log import DecisionLog
 from services.core.output import Output
+from services.core.peer import LinkKey
 from services.core.request import WorkerRef
 from services.scheduling.host import WorkerCore
 from services.sim.body import Body, Use
 from services.sim.cost_model import StepShape, shape_of
 from services.sim.event_queue import EventQueue
-from services.sim.links import SimLinks
 from services.sim.reports import Reporter
 
 TOKEN = 0
@@ -49,12 +49,31 @@ NEVER = 1 << 62
 SOURCE = "runner"
 
 
+class Links(Protocol):
+    """Its end of every link, as `SimLinks` has them."""
+
+    def open(self, me: WorkerRef, key: LinkKey) -> None:
+        """Make a link, when its other end does."""
+
+    def post(self, me: WorkerRef, action: PostSend | PostReceive) -> None:
+        """Send or receive a part of a hand-off."""
+
+    def step_ended(self, me: WorkerRef) -> None:
+        """Parts that waited for a step may go."""
+
+    def close(self, key: LinkKey, reason: str) -> None:
+        """Give a link up."""
+
+
 class Surroundings(Protocol):
     """What a worker reaches."""
 
     queue: EventQueue
-    links: SimLinks
     stream_ns: int
+
+    @property
+    def links(self) -> Links:
+        """Those of all workers."""
 
     def tell_peer(self, sender: WorkerRef, to: WorkerRef, message: PeerMessage) -> None:
         """Send a control message."""

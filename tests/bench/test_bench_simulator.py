@@ -6,16 +6,21 @@
 from __future__ import annotations
 
 import cProfile
+import os
 import pstats
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 from loadgen.arrivals import scaled
 from loadgen.traces import Trace
+from services.cli.compiled import SITE
 from services.core.seeds import stream
 from services.core.workload import WorkloadRow
 from services.sim.cluster import SimCluster
@@ -25,9 +30,11 @@ from services.sim.pools import Options
 from tests.sim.runs import config_of, pools
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(300)]
-TRACE = Path(__file__).resolve().parents[2] / "loadgen" / "samples" / "azure_2023_conv.csv"
+ROOT = Path(__file__).resolve().parents[2]
+TRACE = ROOT / "loadgen" / "samples" / "azure_2023_conv.csv"
 RATE = 80.0
 LEAST_SPEEDUP = 1.5
+LEAST_COMPILED = 1.8
 
 
 def workload(count: int) -> list[WorkloadRow]:
@@ -61,6 +68,20 @@ def test_passing_over_steady_steps_pays() -> None:
     fast, single = seconds(count, True), seconds(count, False)
     print(f"\n{count / fast:.0f} requests/s; step by step {count / single:.0f} requests/s")
     assert single / fast >= LEAST_SPEEDUP
+
+
+def test_the_compiled_modules_pay() -> None:
+    subprocess.run([sys.executable, "-m", "deploy.compiled.build"], cwd=ROOT, check=True)
+    program = "from tests.bench.test_bench_simulator import seconds; print(2000 / seconds(2000, True))"
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(3):
+        for compiled, found in rates.items():
+            path = f"{SITE}:{ROOT}" if compiled else str(ROOT)
+            command, environment = [sys.executable, "-P", "-c", program], {**os.environ, "PYTHONPATH": path}
+            found.append(float(subprocess.check_output(command, env=environment, cwd=ROOT)))
+    fast, plain = median(rates[True]), median(rates[False])
+    print(f"\n{fast:.0f} requests/s compiled, {plain:.0f} interpreted: {fast / plain:.2f} times")
+    assert fast / plain >= LEAST_COMPILED
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Steady decode steps that are passed over leave the same world as steps that are simulated one by one."""
 
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,7 +66,7 @@ def test_single_steps_and_steps_passed_over_agree(
         prefill, decode = pools(1, 1, blocks)
         given_pools = [
             prefill,
-            type(decode)(**{name: getattr(decode, name) for name in decode.__slots__} | {"roles": roles}),
+            replace(decode, roles=roles),
         ]
         cluster, run = simulated(rows, given_pools, config, fast=fast, check=fast, faults=tuple(faults))
         cores = {ref: worker.core.state() for ref, worker in cluster.workers.items()}
