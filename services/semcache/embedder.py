@@ -166,7 +166,7 @@ class PairJudge:
     """The same encoder over two questions at once, changed to tell whether one answer serves both.
 
     Each token sees those of both questions, and both begin at position 0: words that two questions have in common
-    stand at nearby places. The score is the lower one of both orders.
+    stand at nearby places.
 
     Args:
         embedder: whose tokens and weights it takes.
@@ -193,7 +193,7 @@ class PairJudge:
         """How sure it is that the answer to one is the answer to the other, 0..1."""
         one, two = (self._tokenizer.encode(text).ids for text in (asked, known))
         assert len(one) + len(two) <= 2 * MAX_TOKENS, f"gates refuse more than {MAX_TOKENS} tokens"
-        return float(1 / (1 + np.exp(-min(self._logit(one, two), self._logit(two, one)))))
+        return float(1 / (1 + np.exp(-self._logit(one, two))))
 
     def _logit(self, one: list[int], two: list[int]) -> float:
         rows = [

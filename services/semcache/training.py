@@ -227,16 +227,14 @@ def _plain(name: str) -> str:
 
 @torch.no_grad()
 def logits(learner: Learner, pairs: Sequence[tuple[str, str]], batch: int = 128) -> Tensor:
-    """The lower one of both orders, [len(pairs)]."""
+    """As the judge says them: [len(pairs)]."""
     learner.eval()
     order = sorted(range(len(pairs)), key=lambda at: learner.size(*pairs[at]))
     found = torch.zeros(len(pairs))
     for start in range(0, len(order), batch):
         at = order[start : start + batch]
         with torch.autocast("cpu", torch.bfloat16):
-            one = learner([pairs[each] for each in at])
-            two = learner([pairs[each][::-1] for each in at])
-        found[at] = torch.minimum(one, two).float()
+            found[at] = learner([pairs[each] for each in at]).float()
     learner.train()
     return found
 

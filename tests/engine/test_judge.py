@@ -37,10 +37,9 @@ def test_the_graph_says_what_torch_says(embedder: MiniLm, tmp_path: Path) -> Non
     integers = PairJudge(embedder, tmp_path / "judge.safetensors")
     for one, two in ((SAME[0], SAME[1]), (SAME[0], OTHER[0]), ("word " * 40, "Ça va? 你好")):
         with torch.no_grad():
-            wanted = min(float(learner([pair])[0]) for pair in ((one, two), (two, one)))
+            wanted = float(learner([(one, two)])[0])
         assert logit(exact.same(one, two)) == pytest.approx(wanted, abs=5e-3), "changes are kept in float16"
         assert logit(integers.same(one, two)) == pytest.approx(wanted, abs=0.3)
-        assert exact.same(one, two) == exact.same(two, one)
 
 
 def logit(share: float) -> float:
