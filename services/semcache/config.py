@@ -100,7 +100,7 @@ class LoadConfig(Strict):
     full_decodes: int = Field(64, ge=1, description="Running requests of a decode worker that are load 1.")
     hysteresis: float = Field(0.05, ge=0, description="Load must fall this far before the effect becomes smaller.")
     similarity_drop: float = Field(0.02, ge=0, le=0.1, description="min_similarity is lowered by at most this.")
-    sureness_drop: float = Field(0.0, ge=0, le=1, description="judge.min_sureness is lowered by at most this.")
+    sureness_drop: float = Field(0.01, ge=0, le=1, description="judge.min_sureness is lowered by at most this.")
     similarity_floor: float = Field(0.78, ge=0.7, le=1, description="min_similarity is never lowered below this.")
     ttl_gain: float = Field(0.5, ge=0, le=10, description="ttl_s is prolonged by at most this share of itself.")
 

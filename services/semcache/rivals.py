@@ -71,6 +71,8 @@ inside outside
 internal external
 indoor=indoors outdoor=outdoors
 up down
+on off
+in out
 front back=rear
 top bottom middle
 left right
@@ -156,7 +158,6 @@ username password
 email=e-mail phone address
 refund exchange credit replacement
 cancel pause postpone=reschedule
-left right
 """
 """Words of a line exclude one another, but for those that are joined."""
 

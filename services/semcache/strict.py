@@ -37,7 +37,7 @@ SCOPES = (
     re.compile(r"\b(?:i|my|me|we|our)\b.*\b(?:if|when|once|unless) you\b"),
     re.compile(r"\b(?:if|when|once|unless) you\b.*\b(?:i|my|me|we|our)\b"),
 )
-"""What a "not" or an "only" holds for; "What is he like?"; opinions; "too hot", not "me too"; my money if you cancel."""
+"""What a "not" or an "only" holds for; "What is he like?"; opinions; "too hot", not "me too"; mine if you cancel."""
 TO_ASK_WHEN = re.compile(
     r"(?i)\b(?:what|which)(?:'s the| is the| was the)? (hour|time|day|date|month|season|year|century)\b"
 )

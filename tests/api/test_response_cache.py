@@ -171,7 +171,7 @@ class Judge:
 
 async def test_a_judge_answers_for_wordings_that_the_gate_does_not_know(tmp_path: Path) -> None:
     flow = RequestFlow("frontdoor-1", RouterConfig(), 16)
-    known, other = "What is the capital of Peru?", "What is the capital of Peru called, please tell?"
+    known, other = "What is the capital of Peru?", "In Peru, which city serves as the capital?"
     async with serving(tmp_path, real_flow=flow, semcache=parse(SemcacheConfig, {"enabled": True})) as served:
         response_cache = served.performer.lookups.cache
         assert response_cache is not None and response_cache._thread is not None
@@ -182,7 +182,7 @@ async def test_a_judge_answers_for_wordings_that_the_gate_does_not_know(tmp_path
         judge.sure = 1.0  # the question is known now, and judged anew
         sure = await tell(served, question("silent.3", other), FAQ)
         assert sure[0] == "semantic" and told(sure[1])[:2] == told(first[1])[:2]
-        trap = await tell(served, question("step.4", "What is the capital of Chile called, please tell?"), FAQ)
+        trap = await tell(served, question("step.4", "In Chile, which city serves as the capital?"), FAQ)
         assert trap[0] == "miss" and judge.read == [(other, known)] * 2, "nobody judges names"
         assert response_cache._thread.judged == 2
 
