@@ -194,6 +194,7 @@ def routing() -> Rows:
         by("Second opinions on semantic hits", metrics.CACHE_SHADOWS, ("verdict",)),
         state("Estimated precision of semantic hits", metrics.CACHE_PRECISION, ("category",), "percentunit"),
         by("Questions embedded", metrics.CACHE_EMBEDDED, ("kind",), "reqps"),
+        by("Wordings that the judge read", metrics.CACHE_JUDGED, (), "reqps"),
         by("Busy with that", metrics.CACHE_EMBED_SECONDS, (), "percentunit"),
         by("Shared through Redis", metrics.CACHE_SHARED, ("event",)),
         state("Redis answers", metrics.CACHE_BACKEND_UP, ()),

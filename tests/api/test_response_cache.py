@@ -177,6 +177,7 @@ async def test_a_judge_answers_for_wordings_that_the_gate_does_not_know(tmp_path
         assert response_cache is not None and response_cache._thread is not None
         judge = response_cache._thread.judge = Judge()
         first = await tell(served, question("step.1", known), FAQ)
+        await until(lambda: len(response_cache.cache.index) == 1)  # workers may be faster than the embedder
         unsure = await tell(served, question("step.2", other), FAQ, ("x-cache-control", "no-store"))
         assert (first[0], unsure[0], judge.read) == ("miss", "miss", [(other, known)])
         judge.sure = 1.0  # the question is known now, and judged anew
