@@ -24,8 +24,14 @@ VECTOR_BYTES = 2 * 4
 
 @lru_cache(maxsize=1024)
 def read(question: str) -> Features:
-    """What the lexical gate sees of a question: only of those that are near to another one, or kept; once for both."""
+    """What the lexical gate sees of a question; once for its look and its entry."""
     return features(question)
+
+
+@lru_cache(maxsize=256)
+def compared(question: str, known: Features) -> str:
+    """Why a question may not have the answer to one that is kept; a judge's doubts and the look itself ask for it."""
+    return difference(read(question), known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +177,7 @@ class SemanticCache:
             return "similarity"
         if not self.holds(now, entry) or age_s(now, entry) > max_age_s(asked):
             return "age"
-        rule = difference(read(asked.key.question), entry.features)
+        rule = compared(asked.key.question, entry.features)
         if not rule or asked.judged.get(entry.entry_id, 0.0) >= self.policies.sureness(asked.policy.adaptive):
             return ""
         return f"{GATE}{rule}"

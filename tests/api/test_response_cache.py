@@ -171,19 +171,22 @@ class Judge:
 
 async def test_a_judge_answers_for_wordings_that_the_gate_does_not_know(tmp_path: Path) -> None:
     flow = RequestFlow("frontdoor-1", RouterConfig(), 16)
+    semcache = parse(SemcacheConfig, {"enabled": True, "judge": {"enabled": True}})
     known, other = "What is the capital of Peru?", "In Peru, which city serves as the capital?"
-    async with serving(tmp_path, real_flow=flow, semcache=parse(SemcacheConfig, {"enabled": True})) as served:
+    async with serving(tmp_path, real_flow=flow, semcache=semcache) as served:
         response_cache = served.performer.lookups.cache
         assert response_cache is not None and response_cache._thread is not None
         judge = response_cache._thread.judge = Judge()
         first = await tell(served, question("step.1", known), FAQ)
         await until(lambda: len(response_cache.cache.index) == 1)  # workers may be faster than the embedder
         unsure = await tell(served, question("step.2", other), FAQ, ("x-cache-control", "no-store"))
+        await until(lambda: bool(judge.read))
         assert (first[0], unsure[0], judge.read) == ("miss", "miss", [(other, known)])
         judge.sure = 1.0  # the question is known now, and judged anew
         sure = await tell(served, question("silent.3", other), FAQ)
         assert sure[0] == "semantic" and told(sure[1])[:2] == told(first[1])[:2]
         trap = await tell(served, question("step.4", "In Chile, which city serves as the capital?"), FAQ)
+        await until(lambda: len(response_cache.cache.index) == 2)
         assert trap[0] == "miss" and judge.read == [(other, known)] * 2, "nobody judges names"
         assert response_cache._thread.judged == 2
 

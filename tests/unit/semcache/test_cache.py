@@ -21,6 +21,7 @@ from services.semcache.key import Origin, make_key, scope_digest
 
 S = NS_PER_S
 ANSWER = Answer((5, 6, 2), FinishReason.STOP, prompt_tokens=9, seconds=1.0)
+JUDGE = {"enabled": True}
 QUESTION, ALIKE, TRAP = "When was Rome founded?", "In what year was Rome founded?", "When was Oslo founded?"
 
 
@@ -72,7 +73,7 @@ def test_a_question_of_the_same_meaning_is_a_hit_and_a_trap_is_none() -> None:
 
 
 def test_a_judge_may_overrule_words_that_the_gate_does_not_know() -> None:
-    cache = make_cache()
+    cache = make_cache(judge=JUDGE)
     cache.keep(0, ask(cache), ANSWER, unit(1, 0))
     asked, near = ask(cache, "When was the first stone of Rome laid?"), unit(1, 0.3)
     (doubt,) = cache.doubts(S, asked, near)
@@ -81,6 +82,9 @@ def test_a_judge_may_overrule_words_that_the_gate_does_not_know() -> None:
         assert isinstance(cache.find_alike(S, judged, near), Hit) == given
         assert not cache.doubts(S, judged, near), "it was judged"
     assert not isinstance(cache.find_alike(S, replace(asked, judged={"another": 1.0}), near), Hit)
+    unasked = make_cache()
+    unasked.keep(0, ask(unasked), ANSWER, unit(1, 0))
+    assert not unasked.doubts(S, ask(unasked, "When was the first stone of Rome laid?"), near), "off by default"
 
 
 @pytest.mark.parametrize(
@@ -94,13 +98,13 @@ def test_a_judge_may_overrule_words_that_the_gate_does_not_know() -> None:
     ],
 )
 def test_no_judge_is_asked_about_names_numbers_and_negations_or_where_there_is_a_hit(known: str, asked: str) -> None:
-    cache = make_cache()
+    cache = make_cache(judge=JUDGE)
     cache.keep(0, ask(cache, known), ANSWER, unit(1, 0))
     assert not cache.doubts(S, ask(cache, asked), unit(1, 0.3))
 
 
 def test_no_judge_is_asked_where_the_category_or_the_client_rules_it_out() -> None:
-    cache = make_cache(categories={"strict": {"semantic": True, "min_similarity": 0.8}})
+    cache = make_cache(judge=JUDGE, categories={"strict": {"semantic": True, "min_similarity": 0.8}})
     other = "When was the first stone of Rome laid?"
     for category in ("strict", "faq"):
         cache.keep(0, ask(cache, category=category), ANSWER, unit(1, 0))
