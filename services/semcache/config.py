@@ -50,24 +50,18 @@ class CategoryConfig(Strict):
         return self
 
 
+_ASKED_AGAIN = {
+    "semantic": True,
+    "judged": True,
+    "min_similarity": 0.8,
+    "ttl_s": 86400.0,
+    "quota_share": 0.2,
+    "max_temperature": 0.7,
+}
 _NEVER = {"exact": False, "ttl_s": 0.0, "quota_share": 0.0}
 DEFAULT_CATEGORIES: dict[str, dict[str, Any]] = {
-    "faq": {
-        "semantic": True,
-        "judged": True,
-        "min_similarity": 0.8,
-        "ttl_s": 86400.0,
-        "quota_share": 0.2,
-        "max_temperature": 0.7,
-    },
-    "knowledge": {
-        "semantic": True,
-        "judged": True,
-        "min_similarity": 0.8,
-        "ttl_s": 86400.0,
-        "quota_share": 0.2,
-        "max_temperature": 0.7,
-    },
+    "faq": _ASKED_AGAIN,
+    "knowledge": _ASKED_AGAIN,
     "health": {"semantic": True, "min_similarity": 0.93, "adaptive": False},
     "chat": {
         "semantic": True,
@@ -132,7 +126,7 @@ class ShadowConfig(Strict):
 
 
 class RedisConfig(Strict):
-    """One Redis, from 7 on, in which all front doors share their answers. It holds words of questions, and answers."""
+    """One Redis, from 7 on, in which all front doors share their answers. It holds questions and answers."""
 
     url: str | None = Field(
         None,

@@ -21,7 +21,7 @@ FAULTS = """
 """
 POOL = "groups:\n- {device: a100-80g, hosts: 1, devices_per_host: 2, coefficients: published, price_per_hour: 2}\n"
 COMPILER = (sysconfig.get_config_var("CC") or "cc").split()[0]
-needs_compiler = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"{COMPILER} is not installed; needs it")
+needs_compiler = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no {COMPILER}: install a C compiler")
 
 
 @pytest.fixture(scope="module")
