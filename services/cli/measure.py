@@ -80,8 +80,8 @@ def measure(output: Output, config: ClusterConfig, path: Path, repeats: int, ser
 def _measured(output: Output, config: ClusterConfig, repeats: int) -> tuple[dict[str, Fit], dict[str, float]]:
     """Fits of steps and hand-offs, and what sharing the host's cores costs."""
     from services.engine.checkpoint import prepare_model, read_shape  # torch takes seconds
-    from services.engine.measure import decode_times, lent_speedup, prefill_times
-    from services.engine.measure_beside import ModelPlace, slowdown
+    from services.engine.measure import decode_times, lent_speedup, prefill_times, waking
+    from services.engine.measure_beside import ModelPlace, slowdowns
     from services.engine.measure_link import BLOCKS, transfer_times
     from services.engine.model_runner import load_runner
 
@@ -93,10 +93,19 @@ def _measured(output: Output, config: ClusterConfig, repeats: int) -> tuple[dict
     fits = {"prefill": fit_ms(list(prefill_times(runner, repeats, output.note)))}
     runner.set_threads(threads)
     fits["decode"] = fit_ms(list(decode_times(runner, repeats, output.note)))
-    host = {"cores": cores, "lent_speedup": 1.0, "beside_slowdown": 1.0}
+    slower, first_ms = waking(runner, output.note)
+    host = {
+        "cores": cores,
+        "wake_slowdown": slower,
+        "wake_ms": first_ms,
+        "lent_speedup": 1.0,
+        "prefill_slowdown": 1.0,
+        "decode_slowdown": 1.0,
+    }
     if cores > threads:
         host["lent_speedup"] = lent_speedup(runner, threads, cores, output.note)
-        host["beside_slowdown"] = slowdown(runner, ModelPlace(folder, dtype, pool_bytes, size, threads), output.note)
+        place = ModelPlace(folder, dtype, pool_bytes, size, threads)
+        host["prefill_slowdown"], host["decode_slowdown"] = slowdowns(runner, place, output.note)
     sizes = {
         "num_layers": shape.num_layers,
         "num_blocks": max(BLOCKS),

@@ -14,6 +14,7 @@ from typing import Any
 from loadgen.app import Run, replay
 from loadgen.schedule import ScheduledRequest
 from loadgen.targets import TargetSpec
+from services.core.clock import WallClock
 from services.core.config import CostConfig
 from services.core.cost import decode_step_ms, prefill_ms
 from services.core.errors import UnavailableError
@@ -23,37 +24,68 @@ from services.core.slo import Slo
 CPU_SECONDS = re.compile(r"^process_cpu_seconds_total\s+(\S+)$", re.MULTILINE)
 PROMPT, OUTPUT, AT_ONCE, TURNS = 16, 48, 8, 6
 SHORT_TURNS = 24
+LONG_PROMPT, LONG_TURNS = 256, 8
+BESIDE_TURNS, BESIDE_PROMPTS = 4, 40
+"""Of streams and of long prompts beside each other; they take about the same time."""
 TIMEOUT_S = 10.0
+SALTS = 810_000
 
 
 @dataclass(frozen=True)
 class Sessions:
-    """`count` clients, each of which asks again as soon as it was answered; picklable."""
+    """`count` clients, each of which asks again as soon as it was answered; picklable.
 
+    Attributes:
+        name: of their category.
+        turns: that each of them asks.
+    """
+
+    name: str
     count: int
     turns: int
     output_tokens: int
+    prompt_tokens: int = PROMPT
 
-    def __call__(self) -> Iterator[ScheduledRequest]:
+    def requests(self, first: int, salt: int) -> Iterator[ScheduledRequest]:
+        """Theirs, numbered from `first`."""
         for turn in range(self.turns):
             for session in range(self.count):
-                index = turn * self.count + session
+                index = first + turn * self.count + session
                 yield ScheduledRequest(
                     index=index,
                     intended_ns=0,
-                    input_tokens=PROMPT,
+                    input_tokens=self.prompt_tokens,
                     output_tokens=self.output_tokens,
-                    prompt=partial(_prompt, index),
-                    session=f"s{session}",
+                    prompt=partial(_prompt, salt, index, self.prompt_tokens),
+                    session=f"{self.name}-{session}",
                     turn=turn,
                     last_turn=turn == self.turns - 1,
                     think_ns=0 if turn else None,
+                    category=self.name,
                 )
 
 
-def _prompt(index: int) -> list[int]:
+@dataclass(frozen=True)
+class Clients:
+    """All sessions of a run; picklable.
+
+    Attributes:
+        salt: no run of another salt has a prompt that begins alike, for the prefix cache would know it.
+    """
+
+    sessions: tuple[Sessions, ...]
+    salt: int
+
+    def __call__(self) -> Iterator[ScheduledRequest]:
+        first = 0
+        for each in self.sessions:
+            yield from each.requests(first, self.salt)
+            first += each.count * each.turns
+
+
+def _prompt(salt: int, index: int, tokens: int) -> list[int]:
     """Token ids that no other prompt begins with."""
-    return [1000 + index, *range(100, 99 + PROMPT)]
+    return [1000 + index, 100 + salt % 900, 100 + salt // 900, *range(100, 97 + tokens)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +94,14 @@ class Used:
 
     report: Report
     cpu_s: float
+
+    def median(self, category: str, name: str) -> float:
+        """Of the times of that name of one kind of its clients."""
+        found = [each for each in self.report.groups if each.by == "category" and each.name == category]
+        times = getattr(found[0], name) if found else getattr(self.report.latency, name).sent  # one kind has no groups
+        if times is None:
+            raise UnavailableError(f"no {category} of the profile's requests told a {name}")
+        return float(times.p50.value)
 
 
 def around_steps(server: str, cost: CostConfig, lent_speedup: float, told: Callable[[str], None]) -> dict[str, Any]:
@@ -76,30 +116,44 @@ def around_steps(server: str, cost: CostConfig, lent_speedup: float, told: Calla
         UnavailableError: nobody answers there, or requests fail.
     """
     told("one stream at a time")
-    one = _run(server, Sessions(1, TURNS, OUTPUT))
+    one = _run(server, Sessions("streams", 1, TURNS, OUTPUT))
     told(f"{AT_ONCE} streams at once")
-    many = _run(server, Sessions(AT_ONCE, TURNS, OUTPUT))
+    many = _run(server, Sessions("streams", AT_ONCE, TURNS, OUTPUT))
     told("answers of one token")
-    short = _run(server, Sessions(1, SHORT_TURNS, 1))
+    short = _run(server, Sessions("prompts", 1, SHORT_TURNS, 1))
+    told("long prompts")
+    long = _run(server, Sessions("prompts", 1, LONG_TURNS, 1, LONG_PROMPT))
+    told(f"{AT_ONCE} streams beside long prompts")
+    streams = Sessions("streams", AT_ONCE, BESIDE_TURNS, OUTPUT)
+    beside = _run(server, streams, Sessions("prompts", 1, BESIDE_PROMPTS, 1, LONG_PROMPT))
     # CPU of both is linear in requests and tokens: two runs, two unknowns.
     (requests, tokens), short_requests = (AT_ONCE * TURNS, AT_ONCE * TURNS * OUTPUT), SHORT_TURNS
     token_s = (many.cpu_s - short.cpu_s * requests / short_requests) / (tokens - requests)
     token_s = max(token_s, 0.0)
     request_s = max(short.cpu_s / short_requests - token_s, 0.0)
-    step = decode_step_ms(cost, 1, PROMPT + OUTPUT // 2) / lent_speedup
-    fixed = _median(short.report, "ttft_ms") - prefill_ms(cost, PROMPT)
+    context = PROMPT + OUTPUT // 2
+    step = decode_step_ms(cost, 1, context)
+    tpot = one.median("streams", "tpot_ms")
+    # A process beside an idle cluster may not see what lent cores give inside of it.
+    lent_speedup = max(lent_speedup, step / tpot)
+    step_ms = max(tpot - step / lent_speedup, 0.0)
+    rows = decode_step_ms(cost, AT_ONCE, AT_ONCE * context) + step_ms
     return {
-        "step_ms": max(_median(one.report, "tpot_ms") - step, 0.0),
+        "lent_speedup": lent_speedup,
+        "prefill_slowdown": max(1.0, beside.median("prompts", "ttft_ms") / long.median("prompts", "ttft_ms")),
+        "decode_slowdown": max(1.0, beside.median("streams", "tpot_ms") / rows),
+        "step_ms": step_ms,
         "request_cpu_ms": 1000 * request_s,
         "token_cpu_ms": 1000 * token_s,
-        "fixed_ms": max(fixed, 0.0),
+        "fixed_ms": max(short.median("prompts", "ttft_ms") - prefill_ms(cost, PROMPT), 0.0),
     }
 
 
-def _run(server: str, sessions: Sessions) -> Used:
+def _run(server: str, *sessions: Sessions) -> Used:
     with tempfile.TemporaryDirectory() as folder:
         before = _cpu_seconds(server)
-        report = replay(Run(sessions, TargetSpec(server), Path(folder), Slo()))
+        clients = Clients(sessions, WallClock().unix_ms() % SALTS)
+        report = replay(Run(clients, TargetSpec(server), Path(folder), Slo()))
         door_s = _cpu_seconds(server) - before
     if report.succeeded < report.sent:
         raise UnavailableError(f"{report.sent - report.succeeded} of {report.sent} requests to {server} failed")
@@ -117,8 +171,3 @@ def _cpu_seconds(server: str) -> float:
     if found is None:
         raise UnavailableError(f"--server {server}: its /metrics do not tell its CPU time")
     return float(found[1])
-
-
-def _median(report: Report, name: str) -> float:
-    found = getattr(report.latency, name).sent
-    return 0.0 if found is None else float(found.p50.value)

@@ -83,7 +83,7 @@ def simulate(output: Output, config: ClusterConfig, options: SimulateOptions) ->
     sim = sim.model_copy(update={"images": ImagesConfig(tokens=tokens)})
     pools = pools_of(config, sim.machines, cost, images=tokens is not None)
     faults = () if options.faults is None else faults_from(read_yaml("--faults", options.faults))
-    run_options = Options(nvlink=sim.machines.nvlink, faults=faults, timelines=options.chrome)
+    run_options = Options(nvlink=sim.machines.nvlink, faults=faults, timelines=options.chrome, wishes=options.slo)
     cluster = SimCluster(config, pools, sim, run_options)
     total, images = _counted(_rows(options))  # read twice, so that no trace is too long for the memory
     notes = [describe(pool) for pool in pools]

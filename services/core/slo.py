@@ -141,3 +141,7 @@ class Slo:
         ttft, tpot = sample.ttft_ms(), sample.tpot_ms
         in_ttft = self.ttft_ms is None or (ttft is not None and ttft <= self.ttft_ms)
         return in_ttft and (self.tpot_ms is None or tpot is None or tpot <= self.tpot_ms)
+
+
+NO_SLO = Slo()
+"""Nothing is asked for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from statistics import median
+from threading import Event
 
 from services.core.batch import Decodes, Row, SampleSpec, ScheduledBatch
 from services.core.clock import NS_PER_MS
@@ -12,10 +13,12 @@ from services.engine.model_runner import ModelRunner
 
 PROMPTS = tuple((tokens, cached) for cached in (0, 256, 512) for tokens in (16, 64, 128, 256, 512))
 """(tokens, tokens before them whose KV is there)."""
-DECODES = tuple((rows, context) for rows in (1, 2, 4, 8) for context in (32, 256, 768))
+DECODES = tuple((rows, context) for rows in (1, 2, 4, 8, 16, 24) for context in (32, 256, 768))
 """(requests, tokens that each looks at)."""
 ROWS, CONTEXT, ROUNDS = 4, 256, 5
 """Where two ways to compute the same step are compared, and how often."""
+PAUSED, PAUSE_S = 128, 0.3
+"""Tokens of the prompt that is measured after a pause, and how long that is: a usual request of a cluster at ease."""
 GREEDY = SampleSpec(0.0, 0)
 Sample = tuple[float, float, float]
 """Units (tokens or requests), tokens that they look at in all, milliseconds."""
@@ -77,6 +80,18 @@ def lent_speedup(runner: ModelRunner, own: int, all_cores: int, told: Callable[[
     return max(1.0, median(ratios))
 
 
+def waking(runner: ModelRunner, told: Callable[[str], None]) -> tuple[float, float]:
+    """How many times slower a prompt is after a pause than right after another one, and its time right after one."""
+    told("prompts after a pause")
+    batch, pause, ratios, warm = prefill_batch(runner, min(PAUSED, _room(runner)), 0), Event(), [], 0.0
+    for _ in range(ROUNDS):
+        pause.wait(PAUSE_S)
+        first = _ms(runner, batch)
+        warm = median_ms(runner, batch, 2)
+        ratios.append(first / warm)
+    return max(1.0, median(ratios)), warm
+
+
 def _room(runner: ModelRunner) -> int:
     return runner.pool.num_blocks * runner.pool.block_size
 
@@ -92,10 +107,11 @@ def median_ms(runner: ModelRunner, batch: ScheduledBatch, repeats: int) -> float
     Raises:
         ModelError: the step failed.
     """
-    found = []
-    for _ in range(repeats + 1):
-        output = runner.execute(batch)
-        if output.error is not None:
-            raise ModelError(f"a step for the profile failed: {output.error}")
-        found.append(output.duration_ns / NS_PER_MS)
-    return median(found[1:])
+    return median([_ms(runner, batch) for _ in range(repeats + 1)][1:])
+
+
+def _ms(runner: ModelRunner, batch: ScheduledBatch) -> float:
+    output = runner.execute(batch)
+    if output.error is not None:
+        raise ModelError(f"a step for the profile failed: {output.error}")
+    return output.duration_ns / NS_PER_MS

@@ -32,10 +32,10 @@ class ModelPlace:
     threads: int
 
 
-def slowdown(runner: ModelRunner, place: ModelPlace, told: Callable[[str], None]) -> float:
-    """Time of a step beside a busy process as a multiple of its time alone; at least 1.
+def slowdowns(runner: ModelRunner, place: ModelPlace, told: Callable[[str], None]) -> tuple[float, float]:
+    """Times of prompts and of decodes beside a busy process, as multiples of their times alone; at least 1.
 
-    Prompts are measured beside decodes and decodes beside prompts, alone and beside in turn; the mean of both medians.
+    Prompts are measured beside decodes and decodes beside prompts, alone and beside in turn; the medians.
 
     Raises:
         ModelError: a step failed, or the other process ended.
@@ -59,7 +59,8 @@ def slowdown(runner: ModelRunner, place: ModelPlace, told: Callable[[str], None]
         pipe.close()
         other.kill()
         other.join()
-    return max(1.0, sum(found) / len(found))
+    prompts, decodes = found
+    return max(1.0, prompts), max(1.0, decodes)
 
 
 def _tokens(runner: ModelRunner) -> int:

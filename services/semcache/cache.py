@@ -184,7 +184,7 @@ class SemanticCache:
 
     def holds(self, now: int, entry: Entry) -> bool:
         """By its own TTL, which load prolongs while it lasts, also of what was kept before."""
-        return entry.holds(now, self.policies.prolonged(entry.adaptive))
+        return entry.holds(now, self.policies.prolonged(entry.ttl_ns, entry.adaptive))
 
     def _hit(self, now: int, tier: str, entry: Entry, similarity: float) -> Hit:
         entry.hits += 1
@@ -237,7 +237,7 @@ class SemanticCache:
             ttl_ns=ttl_ns,
             epochs=asked.epochs,
             written_ns=now,
-            expires_ns=now + int(ttl_ns * (self.policies.most_prolonged if adaptive else 1)),
+            expires_ns=now + self.policies.most_prolonged(ttl_ns, adaptive),
             features=read(key.question) if alike and key.question is not None else None,
             vector_bytes=VECTOR_BYTES * len(vector) if alike else 0,
         )

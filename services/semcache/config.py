@@ -96,7 +96,8 @@ class LoadConfig(Strict):
     similarity_drop: float = Field(0.02, ge=0, le=0.1, description="min_similarity is lowered by at most this.")
     sureness_drop: float = Field(0.01, ge=0, le=1, description="judge.min_sureness is lowered by at most this.")
     similarity_floor: float = Field(0.78, ge=0.7, le=1, description="min_similarity is never lowered below this.")
-    ttl_gain: float = Field(0.5, ge=0, le=10, description="ttl_s is prolonged by at most this share of itself.")
+    ttl_gain: float = Field(10.0, ge=0, le=100, description="ttl_s is prolonged by at most this multiple of itself.")
+    ttl_ceiling_s: float = Field(604800.0, ge=0, description="ttl_s is never prolonged beyond this.")
 
     @model_validator(mode="after")
     def _low_is_lower(self) -> LoadConfig:

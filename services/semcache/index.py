@@ -92,9 +92,9 @@ class Entry:
         question = 0 if self.features is None else len(self.features.text)
         return OVERHEAD_BYTES + self.answer.size_bytes + self.vector_bytes + question
 
-    def holds(self, now: int, prolonged: float = 1.0) -> bool:
-        """Whether it is no older than its TTL, which load makes so many times as long."""
-        return now - self.written_ns < self.ttl_ns * prolonged
+    def holds(self, now: int, ttl_ns: int | None = None) -> bool:
+        """Whether it is no older than its TTL, or than another one that load makes of it."""
+        return now - self.written_ns < (self.ttl_ns if ttl_ns is None else ttl_ns)
 
     def score(self, now: int) -> float:
         """What it is worth to keep it."""

@@ -72,7 +72,7 @@ class PolicyTable:
             semantic=self._semantic and all(each.semantic for each in found),
             first_turn_only=any(each.first_turn_only for each in found),
             min_similarity=max(self.lowered(each.min_similarity, each.adaptive) for each in found),
-            ttl_ns=int(min(each.ttl_s * self.prolonged(each.adaptive) for each in found) * NS_PER_S),
+            ttl_ns=min(self.prolonged(int(each.ttl_s * NS_PER_S), each.adaptive) for each in found),
             max_temperature=min(each.max_temperature for each in found),
             scope=min((each.scope for each in found), key=WIDTH.__getitem__),
             judged=self._judge.enabled and all(each.judged for each in found),
@@ -94,14 +94,20 @@ class PolicyTable:
         """How sure a judge must be, of 0..1."""
         return self._judge.min_sureness - (self._load.sureness_drop * self.ramp if adaptive else 0)
 
-    def prolonged(self, adaptive: bool) -> float:
-        """What load makes of a TTL, of a reader's policy or of an entry that was written before: 1 + gain * ramp."""
-        return 1 + self._load.ttl_gain * self.ramp if adaptive else 1.0
+    def prolonged(self, ttl_ns: int, adaptive: bool) -> int:
+        """What load makes of a TTL, of a reader's policy or of an entry that was written before.
 
-    @property
-    def most_prolonged(self) -> float:
-        """The most that `prolonged` may become: so long adaptive entries are kept."""
-        return 1 + self._load.ttl_gain if self._load.enabled else 1.0
+        min(ceiling, TTL (1 + gain * ramp)); what is above the ceiling stays where it is.
+        """
+        return self._prolonged(ttl_ns, self.ramp) if adaptive else ttl_ns
+
+    def most_prolonged(self, ttl_ns: int, adaptive: bool) -> int:
+        """The most that `prolonged` may become: so long entries are kept."""
+        return self._prolonged(ttl_ns, 1.0) if adaptive and self._load.enabled else ttl_ns
+
+    def _prolonged(self, ttl_ns: int, ramp: float) -> int:
+        ceiling_ns = max(ttl_ns, int(self._load.ttl_ceiling_s * NS_PER_S))
+        return min(ceiling_ns, int(ttl_ns * (1 + self._load.ttl_gain * ramp)))
 
     def state(self) -> object:
         """How far load acts."""

@@ -189,7 +189,8 @@ class SimCluster:
         number, row = what
         now = self.queue.now
         deadline_ns = now + round(self.config.frontdoor.default_deadline_s * NS_PER_S)
-        request = make_request(number, row, self.config.cache.block_size_tokens, deadline_ns, self.sim.images.tokens)
+        size, wishes = self.config.cache.block_size_tokens, self.options.wishes
+        request = make_request(number, row, size, deadline_ns, self.sim.images.tokens, wishes)
         self.queue.at(now + self._door_ns, self._at_door, Client(number, now, row, request))
 
     def _at_door(self, client: Client) -> None:

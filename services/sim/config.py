@@ -67,7 +67,10 @@ class HostConfig(Strict):
 
     cores: int | None = Field(None, ge=1, description="null: every worker has a device of its own.")
     lent_speedup: float = Field(1.0, ge=1, description="Of a decode step with the cores of idle workers.")
-    beside_slowdown: float = Field(1.0, ge=1, description="Of a step while all other cores compute, too.")
+    prefill_slowdown: float = Field(1.0, ge=1, description="Of prompts while all other cores compute, too.")
+    decode_slowdown: float = Field(1.0, ge=1, description="Of a decode step while all other cores compute, too.")
+    wake_slowdown: float = Field(1.0, ge=1, description="Of what a worker computes first after a pause.")
+    wake_ms: float = Field(0.0, ge=0, description="How much of its work is slower then: a core's clock rises again.")
     step_ms: float = Field(0.0, ge=0, description="Around each step of a worker: threads, the next batch, messages.")
     request_cpu_ms: float = Field(0.0, ge=0, description="CPU of front door and client for a request.")
     token_cpu_ms: float = Field(0.0, ge=0, description="CPU of front door and client for a token.")

@@ -1,7 +1,8 @@
 """Cores of one host that its processes share: who computes, on how many of them, and how fast beside the others.
 
 Workers lend their cores as those of a real host do (`worker/core_ledger.py`); threads beyond the number of cores
-share them evenly; and cores that compute beside each other are slower than one alone.
+share them evenly; cores that compute beside each other are slower than one alone, decodes more so than prompts; and
+a core that paused is slower at first, for its clock was lowered or others took the caches.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from services.sim.config import HostConfig
 from services.sim.event_queue import EventQueue
 from services.worker.config import IDLE_NS
 
+PAUSE_NS = 50 * NS_PER_MS
+"""An idle time after which a worker begins slower."""
 EDGE = -1
 """Number of the job of front door and clients."""
 
@@ -26,6 +29,7 @@ class _Job:
     number: int
     left_ns: float
     threads: int
+    slowdown: float
     done: Callable[[int], None]
     what: int
 
@@ -60,6 +64,7 @@ class Cores:
         self._owned: dict[int, int] = {}
         self._used: dict[int, int] = {}
         self._idle_since_ns: dict[int, int] = {}
+        self._slow_ns: dict[int, int] = {}
         self._waiting: list[_Wish] = []
 
     # --- workers' steps -----------------------------------------------------------------------------------------
@@ -71,6 +76,7 @@ class Cores:
     def leave(self, number: int) -> None:
         """Its process ended: its cores are nobody's."""
         del self._owned[number], self._used[number], self._idle_since_ns[number]
+        self._slow_ns.pop(number, None)
         self._waiting = [wish for wish in self._waiting if wish.number != number]
         self._progress()
         self._jobs = [job for job in self._jobs if job.number != number]
@@ -83,9 +89,19 @@ class Cores:
         Args:
             may_borrow: a short step, which may use cores of workers that idle.
         """
-        alone_ns += round(self._host.step_ms * NS_PER_MS)
+        alone_ns = self._waking(number, alone_ns + round(self._host.step_ms * NS_PER_MS))
         self._waiting.append(_Wish(number, self._owned[number], may_borrow, alone_ns, done, what))
         self._grant_waiting()
+
+    def _waking(self, number: int, alone_ns: int) -> int:
+        """A step's time where its first part, or all of it, comes after a pause."""
+        if self._host.wake_slowdown <= 1.0:
+            return alone_ns
+        if self._queue.now - self._idle_since_ns[number] >= PAUSE_NS:
+            self._slow_ns[number] = round(self._host.wake_ms * NS_PER_MS)
+        slow_ns = min(alone_ns, self._slow_ns.get(number, 0))
+        self._slow_ns[number] = self._slow_ns.get(number, 0) - slow_ns
+        return alone_ns + round(slow_ns * (self._host.wake_slowdown - 1.0))
 
     def _grant_waiting(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -96,7 +112,8 @@ class Cores:
                 continue
             self._used[wish.number] = granted
             faster = self._host.lent_speedup if granted > wish.own else 1.0
-            self.run(wish.number, wish.alone_ns / faster, granted, self._step_ended(wish), wish.what)
+            slowdown = self._host.decode_slowdown if wish.may_borrow else self._host.prefill_slowdown
+            self.run(wish.number, wish.alone_ns / faster, granted, self._step_ended(wish), wish.what, slowdown)
 
     def _granted(self, wish: _Wish) -> int:
         """Cores for a step now; 0: others have them."""
@@ -125,33 +142,39 @@ class Cores:
 
     # --- processor sharing ---------------------------------------------------------------------------------------
 
-    def run(self, number: int, alone_ns: float, threads: int, done: Callable[[int], None], what: int) -> None:
-        """Call `done(what)` when work that takes `alone_ns` on `threads` otherwise idle cores is done."""
+    def run(
+        self, number: int, alone_ns: float, threads: int, done: Callable[[int], None], what: int, slowdown: float = 1.0
+    ) -> None:
+        """Call `done(what)` when work that takes `alone_ns` on `threads` otherwise idle cores is done.
+
+        Args:
+            slowdown: of it while all other cores compute, too.
+        """
         self._progress()
-        self._jobs.append(_Job(number, float(alone_ns), threads, done, what))
+        self._jobs.append(_Job(number, float(alone_ns), threads, slowdown, done, what))
         self._plan()
 
-    @property
-    def share(self) -> float:
-        """Of the speed that each job would have alone."""
+    def _speeds(self) -> list[float]:
+        """Of each job, as a share of that which it would have alone."""
         wanted = sum(job.threads for job in self._jobs)
         if len(self._jobs) < 2:
-            return min(1.0, self._cores / wanted) if wanted else 1.0
+            return [min(1.0, self._cores / wanted)] if wanted else []
         busy = (min(wanted, self._cores) - 1) / max(1, self._cores - 1)
-        return min(1.0, self._cores / wanted) / (1.0 + (self._host.beside_slowdown - 1.0) * busy)
+        share = min(1.0, self._cores / wanted)
+        return [share / (1.0 + (job.slowdown - 1.0) * busy) for job in self._jobs]
 
     def _progress(self) -> None:
-        passed = (self._queue.now - self._since_ns) * self.share
-        self._since_ns = self._queue.now
-        for job in self._jobs:
-            job.left_ns -= passed
+        passed, self._since_ns = self._queue.now - self._since_ns, self._queue.now
+        for job, speed in zip(self._jobs, self._speeds(), strict=True):
+            job.left_ns -= passed * speed
 
     def _plan(self) -> None:
         self._planned += 1
         if self._jobs:
-            first = min(self._jobs, key=lambda job: (job.left_ns, job.number))
-            end_ns = self._queue.now + max(0, round(first.left_ns / self.share))
-            self._queue.at(end_ns, self._ended, self._planned, first.number)
+            ends = ((job.left_ns / speed, job.number) for job, speed in zip(self._jobs, self._speeds(), strict=True))
+            left_ns, number = min(ends)
+            end_ns = self._queue.now + max(0, round(left_ns))
+            self._queue.at(end_ns, self._ended, self._planned, number)
 
     def _ended(self, planned: int) -> None:
         if planned != self._planned:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from services.cluster.config import ClusterConfig
 from services.core.errors import ConfigError
+from services.core.slo import NO_SLO, Slo
 from services.scheduling.config import SchedulerConfig
 from services.sim.cost_model import CostModel
 from services.sim.faults import Fault
@@ -56,6 +57,7 @@ class Options:
         timelines: keep every mark of every request, and what each worker computed when.
         check: assert every invariant after each event.
         gaps: keep the time between any two tokens of each request.
+        wishes: that clients tell the server with each request; without any, it takes the configured ones.
     """
 
     nvlink: bool = False
@@ -64,6 +66,7 @@ class Options:
     timelines: bool = False
     check: bool = False
     gaps: bool = True
+    wishes: Slo = NO_SLO
 
 
 def check_pools(pools: Sequence[SimPool], images: bool = False) -> None:

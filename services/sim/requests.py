@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.core.clock import NS_PER_MS
 from services.core.request import Image, Request, SamplingParams
+from services.core.slo import NO_SLO, Slo
 from services.core.workload import WorkloadRow
 from services.kvcache.block import HASH_BYTES
 
@@ -12,7 +13,12 @@ _TOKENS: tuple[int, ...] = (0,) * PROMPT_ROOM
 
 
 def make_request(
-    number: int, row: WorkloadRow, block_size: int, deadline_ns: int, image_tokens: int | None = None
+    number: int,
+    row: WorkloadRow,
+    block_size: int,
+    deadline_ns: int,
+    image_tokens: int | None = None,
+    wishes: Slo = NO_SLO,
 ) -> Request:
     """A request of the row's lengths; it has the prefix hashes of the row's shared blocks, all ids are alike.
 
@@ -21,6 +27,7 @@ def make_request(
         block_size: tokens in a KV block.
         deadline_ns: on the virtual clock.
         image_tokens: that each image adds to the prompt; None: images are left out.
+        wishes: that its client tells the server, which places and admits the request by them.
     """
     images: tuple[Image, ...] = ()
     if image_tokens is not None:
@@ -36,6 +43,8 @@ def make_request(
         tenant=row.tenant,
         category=row.category,
         images=images,
+        ttft_slo_ms=wishes.ttft_ms,
+        tpot_slo_ms=wishes.tpot_ms,
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from services.cluster.replay import build_machine
 from services.core.decision_log import replay
-from services.core.slo import Outcome
+from services.core.slo import Outcome, Slo
 from services.core.workload import WorkloadRow
 from services.scheduling.decode_group import DecodeGroup
 from services.sim.chrome_trace import chrome_trace
@@ -52,6 +52,19 @@ def test_faults_with_single_steps_give_the_same() -> None:
     _, single = simulated(rows, faults=some_faults(), check=False, fast=False)
     assert fast.samples == single.samples
     assert fast.moves == single.moves
+
+
+def test_clients_wishes_are_told_to_the_router_which_refuses_what_it_cannot_keep() -> None:
+    rows = poisson(120, 60)
+    _, patient = simulated(rows, pools(1, 1))
+    _, hurried = simulated(rows, pools(1, 1), wishes=Slo(ttft_ms=100.0))
+    assert all(sample.outcome is Outcome.OK for sample in patient.samples)
+    refused = [sample for sample in hurried.samples if sample.reason == "PREDICTED_TTFT"]
+    assert refused
+    assert all(sample.outcome is Outcome.REJECTED for sample in refused)
+    assert max(sample.ttft_ms() or 0 for sample in hurried.samples) < max(
+        sample.ttft_ms() or 0 for sample in patient.samples
+    )
 
 
 def test_a_crowded_pool_preempts_and_still_serves_all() -> None:

@@ -177,6 +177,20 @@ def test_under_load_what_was_kept_before_holds_for_longer_and_then_no_more() -> 
     assert not found(15) and cache.index.left["expired"] >= 1
 
 
+def test_load_prolongs_nothing_beyond_the_ceiling() -> None:
+    load = {"enabled": True, "ttl_gain": 10, "ttl_ceiling_s": 25}
+    cache = make_cache(load=load, categories={"faq": {"ttl_s": 10}, "knowledge": {"ttl_s": 30}})
+    for category in ("faq", "knowledge"):
+        cache.keep(0, ask(cache, f"What is {category}?", category), ANSWER)
+
+    def found(at_s: float, category: str) -> bool:
+        return isinstance(cache.find_equal(int(at_s * S), ask(cache, f"What is {category}?", category)), Hit)
+
+    cache.policies.observe_load(2.0)
+    assert found(24, "faq") and found(29, "knowledge"), "a TTL above the ceiling is kept"
+    assert not found(26, "faq") and not found(31, "knowledge")
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [

@@ -50,7 +50,7 @@ def test_of_several_categories_the_strictest_holds() -> None:
 
 
 def test_load_lowers_similarity_to_a_floor_and_prolongs_ttl() -> None:
-    table = PolicyTable(config(load={"enabled": True, "similarity_drop": 0.04}))
+    table = PolicyTable(config(load={"enabled": True, "similarity_drop": 0.04, "ttl_gain": 0.5}))
     base = table.policy(("faq",))
     table.observe_load(0.9)
     half = table.policy(("faq",))

@@ -2,7 +2,7 @@
 
 from services.core.clock import NS_PER_MS
 from services.sim.config import HostConfig
-from services.sim.cores import Cores, Edge
+from services.sim.cores import PAUSE_NS, Cores, Edge
 from services.sim.event_queue import EventQueue
 from services.worker.config import IDLE_NS
 
@@ -16,6 +16,7 @@ class Host:
         self.queue = EventQueue()
         self.cores = Cores(self.queue, HostConfig.model_validate({"cores": 2, **host}))
         self.ends: dict[int, float] = {}
+        self.times: list[float] = []
         for number in (0, 1):
             self.cores.join(number, 1)
 
@@ -24,6 +25,7 @@ class Host:
 
     def _over(self, number: int) -> None:
         self.ends[number] = self.queue.now / MS
+        self.times.append(self.ends[number])
 
     def at(self, ms: float, what: object) -> None:
         self.queue.at(round(ms * MS), lambda _: what(), None)  # type: ignore[operator]
@@ -38,11 +40,29 @@ def test_steps_on_their_own_cores_do_not_wait_for_each_other() -> None:
 
 
 def test_steps_beside_each_other_are_slower_and_alone_as_fast_as_ever() -> None:
-    host = Host(beside_slowdown=1.5)
+    host = Host(prefill_slowdown=1.5)
     host.step(0, 10)
     host.step(1, 20)
     host.queue.run()
     assert host.ends == {0: 15.0, 1: 25.0}
+
+
+def test_a_decode_beside_a_prompt_has_a_slowdown_of_its_own() -> None:
+    host = Host(prefill_slowdown=1.25, decode_slowdown=2.0)
+    host.step(0, 10, may_borrow=True)
+    host.step(1, 20)
+    host.queue.run()
+    assert host.ends == {0: 20.0, 1: 24.0}  # after 20 ms it has done 16, and does the rest alone
+
+
+def test_what_comes_first_after_a_pause_is_slower_until_the_core_is_awake() -> None:
+    host = Host(wake_slowdown=1.5, wake_ms=20.0)
+    later = PAUSE_NS / MS
+    host.at(later, lambda: host.step(0, 12))  # 18 ms
+    host.at(later + 19, lambda: host.step(0, 18))  # 8 ms of it still slow: 22 ms
+    host.at(later + 42, lambda: host.step(0, 10))
+    host.queue.run()
+    assert host.times == [later + 18, later + 41, later + 52]
 
 
 def test_an_idle_worker_lends_and_gets_its_core_back_at_the_end_of_the_step() -> None:
