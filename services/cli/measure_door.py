@@ -14,7 +14,7 @@ from typing import Any
 from loadgen.app import Run, replay
 from loadgen.schedule import ScheduledRequest
 from loadgen.targets import TargetSpec
-from services.core.clock import WallClock
+from services.core.clock import NS_PER_MS, WallClock
 from services.core.config import CostConfig
 from services.core.cost import decode_step_ms, prefill_ms
 from services.core.errors import UnavailableError
@@ -25,6 +25,8 @@ CPU_SECONDS = re.compile(r"^process_cpu_seconds_total\s+(\S+)$", re.MULTILINE)
 PROMPT, OUTPUT, AT_ONCE, TURNS = 16, 48, 8, 6
 SHORT_TURNS = 24
 LONG_PROMPT, LONG_TURNS = 256, 8
+USUAL_PROMPT, USUAL_TURNS, PAUSE_MS = 128, 8, 700
+"""A request of a cluster at ease, and what lies between two of them."""
 BESIDE_TURNS, BESIDE_PROMPTS = 4, 40
 """Of streams and of long prompts beside each other; they take about the same time."""
 TIMEOUT_S = 10.0
@@ -38,6 +40,7 @@ class Sessions:
     Attributes:
         name: of their category.
         turns: that each of them asks.
+        pause_ms: after an answer, before the next turn.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Sessions:
     turns: int
     output_tokens: int
     prompt_tokens: int = PROMPT
+    pause_ms: int = 0
 
     def requests(self, first: int, salt: int) -> Iterator[ScheduledRequest]:
         """Theirs, numbered from `first`."""
@@ -60,7 +64,7 @@ class Sessions:
                     session=f"{self.name}-{session}",
                     turn=turn,
                     last_turn=turn == self.turns - 1,
-                    think_ns=0 if turn else None,
+                    think_ns=self.pause_ms * NS_PER_MS if turn else None,
                     category=self.name,
                 )
 
@@ -123,6 +127,10 @@ def around_steps(server: str, cost: CostConfig, lent_speedup: float, told: Calla
     short = _run(server, Sessions("prompts", 1, SHORT_TURNS, 1))
     told("long prompts")
     long = _run(server, Sessions("prompts", 1, LONG_TURNS, 1, LONG_PROMPT))
+    told("prompts, one right after the other")
+    awake = _run(server, Sessions("prompts", 1, USUAL_TURNS, 1, USUAL_PROMPT))
+    told("prompts after pauses")
+    paused = _run(server, Sessions("prompts", 1, USUAL_TURNS, 1, USUAL_PROMPT, PAUSE_MS))
     told(f"{AT_ONCE} streams beside long prompts")
     streams = Sessions("streams", AT_ONCE, BESIDE_TURNS, OUTPUT)
     beside = _run(server, streams, Sessions("prompts", 1, BESIDE_PROMPTS, 1, LONG_PROMPT))
@@ -138,14 +146,18 @@ def around_steps(server: str, cost: CostConfig, lent_speedup: float, told: Calla
     lent_speedup = max(lent_speedup, step / tpot)
     step_ms = max(tpot - step / lent_speedup, 0.0)
     rows = decode_step_ms(cost, AT_ONCE, AT_ONCE * context) + step_ms
+    fixed_ms = max(short.median("prompts", "ttft_ms") - prefill_ms(cost, PROMPT), 0.0)
+    awake_ms, paused_ms = (max(each.median("prompts", "ttft_ms") - fixed_ms, 1.0) for each in (awake, paused))
     return {
+        "wake_slowdown": max(1.0, paused_ms / awake_ms),
+        "wake_ms": awake_ms,
         "lent_speedup": lent_speedup,
         "prefill_slowdown": max(1.0, beside.median("prompts", "ttft_ms") / long.median("prompts", "ttft_ms")),
         "decode_slowdown": max(1.0, beside.median("streams", "tpot_ms") / rows),
         "step_ms": step_ms,
         "request_cpu_ms": 1000 * request_s,
         "token_cpu_ms": 1000 * token_s,
-        "fixed_ms": max(short.median("prompts", "ttft_ms") - prefill_ms(cost, PROMPT), 0.0),
+        "fixed_ms": fixed_ms,
     }
 
 

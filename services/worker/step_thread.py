@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections.abc import Callable
 
 from services.core.batch import ScheduledBatch, StepOutput
 from services.core.ports import Runner, RunnerLost
+
+SWITCH_S = 0.0002
+"""A step asks for the interpreter after each of its hundreds of operations; a message that is being read on the event
+loop would keep it for 5 ms each time (Python's default)."""
 
 
 class StepThread:
@@ -24,6 +29,7 @@ class StepThread:
         self._done = done
         self._lost = lost
         self._batches: queue.SimpleQueue[ScheduledBatch | None] = queue.SimpleQueue()
+        sys.setswitchinterval(SWITCH_S)
         self._thread = threading.Thread(target=self._run, name="step", daemon=True)
         self._thread.start()
 
