@@ -83,7 +83,8 @@ def lent_speedup(runner: ModelRunner, own: int, all_cores: int, told: Callable[[
 def waking(runner: ModelRunner, told: Callable[[str], None]) -> tuple[float, float]:
     """How many times slower a prompt is after a pause than right after another one, and its time right after one."""
     told("prompts after a pause")
-    batch, pause, ratios, warm = prefill_batch(runner, min(PAUSED, _room(runner)), 0), Event(), [], 0.0
+    tokens = min(PAUSED, _room(runner), runner.shape.max_position)
+    batch, pause, ratios, warm = prefill_batch(runner, tokens, 0), Event(), [], 0.0
     for _ in range(ROUNDS):
         pause.wait(PAUSE_S)
         first = _ms(runner, batch)

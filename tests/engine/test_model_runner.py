@@ -11,6 +11,7 @@ from services.core.errors import MemoryShortError, ModelError
 from services.engine import model_runner
 from services.engine.kv_pool import PagedKvPool
 from services.engine.layers import KINDS, Linear
+from services.engine import measure
 from services.engine.measure import decode_batch, decode_times, prefill_times
 from services.engine.model import Model
 from services.engine.model_runner import ModelRunner, check_memory, load_runner
@@ -163,7 +164,9 @@ def test_self_test_passes_and_catches_a_batch_dependent_linear(tiny: Model) -> N
 
 
 @pytest.mark.parametrize(("max_position", "prompts"), [(1, 0), (5, 0), (64, 2), (139, 3)])
-def test_a_model_for_few_tokens_starts_and_is_measured(tmp_path: Path, max_position: int, prompts: int) -> None:
+def test_a_model_for_few_tokens_starts_and_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_position: int, prompts: int
+) -> None:
     """What a start and a profile try out must fit into what the model was made for."""
     save_tiny(tmp_path, max_position=max_position)
     runner = load_runner(tmp_path, "float32", 4 << 20, 16, threads=1)
@@ -171,7 +174,10 @@ def test_a_model_for_few_tokens_starts_and_is_measured(tmp_path: Path, max_posit
     assert runner.notes == () and runner.any_threads
     assert runner.execute(decode_batch(runner, 2, 256)).error is None
     assert len(list(prefill_times(runner, 1, lambda _what: None))) == prompts
-    assert len(list(decode_times(runner, 1, lambda _what: None))) == (4 if max_position > 32 else 0)
+    assert len(list(decode_times(runner, 1, lambda _what: None))) == (6 if max_position > 32 else 0)
+    monkeypatch.setattr(measure, "PAUSE_S", 0.0)
+    slower, warm_ms = measure.waking(runner, lambda _what: None)
+    assert slower >= 1 and warm_ms > 0
 
 
 def test_load_runner_is_ready_to_run(tiny_folder: Path) -> None:
