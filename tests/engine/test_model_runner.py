@@ -8,10 +8,9 @@ import torch
 from services.core.batch import Row, SampleSpec, ScheduledBatch
 from services.core.clock import VirtualClock
 from services.core.errors import MemoryShortError, ModelError
-from services.engine import model_runner
+from services.engine import measure, model_runner
 from services.engine.kv_pool import PagedKvPool
 from services.engine.layers import KINDS, Linear
-from services.engine import measure
 from services.engine.measure import decode_batch, decode_times, prefill_times
 from services.engine.model import Model
 from services.engine.model_runner import ModelRunner, check_memory, load_runner
