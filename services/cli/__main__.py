@@ -235,8 +235,12 @@ def simulate(
     faults: Annotated[Path | None, typer.Option("--faults", help="YAML list: kind, at_s, target, ...")] = None,
     speed: Annotated[float, typer.Option("--speed", help="Arrivals so many times closer.")] = 1.0,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Rows of the trace at most.")] = None,
-    ttft_ms: Annotated[float | None, typer.Option("--slo-ttft-ms", min=0, help="Bound of TTFT.")] = None,
-    tpot_ms: Annotated[float | None, typer.Option("--slo-tpot-ms", min=0, help="Bound of TPOT.")] = None,
+    ttft_ms: Annotated[
+        float | None, typer.Option("--slo-ttft-ms", min=0, help="Bound of TTFT; the router is told.")
+    ] = None,
+    tpot_ms: Annotated[
+        float | None, typer.Option("--slo-tpot-ms", min=0, help="Bound of TPOT; the router is told.")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the report's intervals.")] = 0,
     chrome: Annotated[bool, typer.Option("--chrome-trace", help="Write timeline.json for Perfetto.")] = False,
     as_json: JsonOption = False,
