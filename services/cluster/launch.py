@@ -29,6 +29,13 @@ NODE_ADDRESS = "127.0.0.2"
 OBJECT_STORE_BYTES = 80 * 2**20
 """Just above Ray's minimum: nothing of ours goes through the object store."""
 
+RAY_OPTIONS = {
+    "worker_niceness": 0,  # Ray's 15 would put serving behind everything else on the host
+    # Nobody reads these without its dashboard, and all processes of an idle cluster would tell them for 4 % of a core.
+    "task_events_report_interval_ms": 0,
+    "enable_metrics_collection": False,
+}
+
 MAX_CONCURRENCY = 1000
 """Calls that one worker actor may have in progress; most of them wait for a stream."""
 
@@ -61,7 +68,7 @@ def start_ray(config: ClusterConfig) -> Path:
             logging_level=logging.ERROR,
             _node_ip_address=NODE_ADDRESS,
             _temp_dir=str(folder),
-            _system_config={"worker_niceness": 0},  # Ray's 15 would put serving behind everything else on the host
+            _system_config=RAY_OPTIONS,
         )
     except Exception as error:  # Ray raises plain Exception too, as when its node is slow to start
         raise StartupError(f"Ray did not start: {error}. Its logs are in {folder}/session_latest/logs.") from error

@@ -8,7 +8,7 @@ from services.core.clock import NS_PER_S, Clock
 from services.telemetry.exporter import Exporter
 from services.telemetry.metrics import LOOP_LAG
 
-EVERY_S = 0.02
+EVERY_S = 0.1
 
 
 async def watch_loop(exporter: Exporter, clock: Clock) -> None:
