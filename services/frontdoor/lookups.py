@@ -128,12 +128,13 @@ class Lookups:
         """Feed what there is for a request; whether it is an answer."""
         assert self.cache is not None, "callers have looked"
         found = self._find(request_id, asked, now)
-        if not found.token_ids and (asked.meaning is not None or self.cache.in_doubt(now, asked)):
+        reads = not found.token_ids and (asked.meaning is not None or self.cache.in_doubt(now, asked))
+        if reads:
             found = CacheResult(self._front_door, request_id, pending=True)
-            # Before the request is placed: one takes the loop's core, the other another one.
-            self._spawn(self._look_for_meaning(request_id, stream, asked, self.cache.read(asked)))
         stream.found(found.tier, found.pending)
         self._feed(found)
+        if reads:  # once the request is placed: its worker computes meanwhile, and both would want the interpreter
+            self._spawn(self._look_for_meaning(request_id, stream, asked, self.cache.read(asked)))
         if found.token_ids:
             if self.shadows is not None and found.tier == "semantic":
                 self.shadows.hit(stream.request, found.token_ids, asked.policy.category)
