@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from services.cli.calibrate import fit_slowdowns
 from services.cli.measure_door import around_steps
 from services.cli.output import EXIT_OK, Output
 from services.cli.settings import state_folder
@@ -47,8 +48,10 @@ def measure(output: Output, config: ClusterConfig, path: Path, repeats: int, ser
     }
     if server is not None:
         around = around_steps(server, parse(CostConfig, profile, "profile"), host["lent_speedup"], output.note)
-        profile["delays"] = {"door_ms": round(max(0.0, around.pop("fixed_ms") - OTHER_DELAYS_MS), 3)}
-        host |= around
+        profile["delays"] = {"door_ms": round(max(0.0, around.fixed_ms - OTHER_DELAYS_MS), 3)}
+        host |= around.host
+        output.note("what they saw, simulated")
+        host |= fit_slowdowns(config, profile | {"host": host}, around.mixed)
     profile["host"] = {name: round(value, 3) for name, value in host.items()}
     profile["measured"] = {
         "model": config.model.path,

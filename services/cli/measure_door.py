@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from threading import Event
 
 from loadgen.app import Run, replay
 from loadgen.schedule import ScheduledRequest
 from loadgen.targets import TargetSpec
+from services.cli.calibrate import Seen
 from services.core.clock import NS_PER_MS, WallClock
 from services.core.config import CostConfig
 from services.core.cost import decode_step_ms, prefill_ms
@@ -24,11 +25,13 @@ from services.core.slo import Slo
 CPU_SECONDS = re.compile(r"^process_cpu_seconds_total\s+(\S+)$", re.MULTILINE)
 PROMPT, OUTPUT, AT_ONCE, TURNS = 16, 48, 8, 6
 SHORT_TURNS = 24
-LONG_PROMPT, LONG_TURNS = 256, 8
 USUAL_PROMPT, USUAL_TURNS, PAUSE_MS = 128, 8, 700
 """A request of a cluster at ease, and what lies between two of them."""
-BESIDE_TURNS, BESIDE_PROMPTS = 4, 40
-"""Of streams and of long prompts beside each other; they take about the same time."""
+MIXED, MIXED_TURNS, MIXED_PROMPT, MIXED_OUTPUT, MIXED_SPREAD = 6, 10, 112, 40, 0.7
+"""Clients whose prompts and answers are of all lengths, so that all kinds of work go on beside each other."""
+IDLE_S = 3.0
+GOLDEN = 0.618034
+"""Multiples of it, without their whole part, fill the range from 0 to 1 evenly (Weyl 1916)."""
 TIMEOUT_S = 10.0
 SALTS = 810_000
 
@@ -41,6 +44,7 @@ class Sessions:
         name: of their category.
         turns: that each of them asks.
         pause_ms: after an answer, before the next turn.
+        spread: share by which lengths differ at most from the ones that are given.
     """
 
     name: str
@@ -49,24 +53,29 @@ class Sessions:
     output_tokens: int
     prompt_tokens: int = PROMPT
     pause_ms: int = 0
+    spread: float = 0.0
 
     def requests(self, first: int, salt: int) -> Iterator[ScheduledRequest]:
         """Theirs, numbered from `first`."""
         for turn in range(self.turns):
             for session in range(self.count):
                 index = first + turn * self.count + session
+                prompt_tokens = self._length(self.prompt_tokens, index)
                 yield ScheduledRequest(
                     index=index,
                     intended_ns=0,
-                    input_tokens=self.prompt_tokens,
-                    output_tokens=self.output_tokens,
-                    prompt=partial(_prompt, salt, index, self.prompt_tokens),
+                    input_tokens=prompt_tokens,
+                    output_tokens=self._length(self.output_tokens, 2 * index + 1),
+                    prompt=partial(_prompt, salt, index, prompt_tokens),
                     session=f"{self.name}-{session}",
                     turn=turn,
                     last_turn=turn == self.turns - 1,
                     think_ns=self.pause_ms * NS_PER_MS if turn else None,
                     category=self.name,
                 )
+
+    def _length(self, tokens: int, place: int) -> int:
+        return round(tokens * (1 + self.spread * (2 * (place * GOLDEN % 1) - 1)))
 
 
 @dataclass(frozen=True)
@@ -94,22 +103,37 @@ def _prompt(salt: int, index: int, tokens: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """One run: its report, and the CPU seconds of front door and clients in it."""
+    """One run: its clients, its report, and the CPU seconds of front door and clients in it."""
 
+    clients: Clients
     report: Report
     cpu_s: float
 
-    def median(self, category: str, name: str) -> float:
-        """Of the times of that name of one kind of its clients."""
-        found = [each for each in self.report.groups if each.by == "category" and each.name == category]
-        times = getattr(found[0], name) if found else getattr(self.report.latency, name).sent  # one kind has no groups
+    def median(self, name: str) -> float:
+        """Of all times of that name."""
+        times = getattr(self.report.latency, name).sent
         if times is None:
-            raise UnavailableError(f"no {category} of the profile's requests told a {name}")
+            raise UnavailableError(f"none of the profile's requests told a {name}")
         return float(times.p50.value)
 
 
-def around_steps(server: str, cost: CostConfig, lent_speedup: float, told: Callable[[str], None]) -> dict[str, Any]:
-    """Keys of `sim.config.HostConfig` and `DelaysConfig` that a running, idle cluster shows.
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What surrounds steps.
+
+    Attributes:
+        host: keys of `sim.config.HostConfig`.
+        fixed_ms: of an answer of one token, what is not its step.
+        mixed: clients of all kinds of work, and what they saw.
+    """
+
+    host: dict[str, float]
+    fixed_ms: float
+    mixed: Seen
+
+
+def around_steps(server: str, cost: CostConfig, lent_speedup: float, told: Callable[[str], None]) -> Around:
+    """What a running, idle cluster takes beyond its engine's steps.
 
     Args:
         server: address of its HTTP door.
@@ -119,49 +143,52 @@ def around_steps(server: str, cost: CostConfig, lent_speedup: float, told: Calla
     Raises:
         UnavailableError: nobody answers there, or requests fail.
     """
+    idle_cores = _idle_cores(server)
     told("one stream at a time")
-    one = _run(server, Sessions("streams", 1, TURNS, OUTPUT))
+    one = _run(server, idle_cores, Sessions("streams", 1, TURNS, OUTPUT))
     told(f"{AT_ONCE} streams at once")
-    many = _run(server, Sessions("streams", AT_ONCE, TURNS, OUTPUT))
+    many = _run(server, idle_cores, Sessions("streams", AT_ONCE, TURNS, OUTPUT))
     told("answers of one token")
-    short = _run(server, Sessions("prompts", 1, SHORT_TURNS, 1))
-    told("long prompts")
-    long = _run(server, Sessions("prompts", 1, LONG_TURNS, 1, LONG_PROMPT))
+    short = _run(server, idle_cores, Sessions("prompts", 1, SHORT_TURNS, 1))
     told("prompts, one right after the other")
-    awake = _run(server, Sessions("prompts", 1, USUAL_TURNS, 1, USUAL_PROMPT))
+    awake = _run(server, idle_cores, Sessions("prompts", 1, USUAL_TURNS, 1, USUAL_PROMPT))
     told("prompts after pauses")
-    paused = _run(server, Sessions("prompts", 1, USUAL_TURNS, 1, USUAL_PROMPT, PAUSE_MS))
-    told(f"{AT_ONCE} streams beside long prompts")
-    streams = Sessions("streams", AT_ONCE, BESIDE_TURNS, OUTPUT)
-    beside = _run(server, streams, Sessions("prompts", 1, BESIDE_PROMPTS, 1, LONG_PROMPT))
+    paused = _run(server, idle_cores, Sessions("prompts", 1, USUAL_TURNS, 1, USUAL_PROMPT, PAUSE_MS))
+    told(f"{MIXED} clients of all kinds of work")
+    mixed = _run(
+        server, idle_cores, Sessions("mixed", MIXED, MIXED_TURNS, MIXED_OUTPUT, MIXED_PROMPT, spread=MIXED_SPREAD)
+    )
     # CPU of both is linear in requests and tokens: two runs, two unknowns.
     (requests, tokens), short_requests = (AT_ONCE * TURNS, AT_ONCE * TURNS * OUTPUT), SHORT_TURNS
     token_s = (many.cpu_s - short.cpu_s * requests / short_requests) / (tokens - requests)
     token_s = max(token_s, 0.0)
     request_s = max(short.cpu_s / short_requests - token_s, 0.0)
-    context = PROMPT + OUTPUT // 2
-    step = decode_step_ms(cost, 1, context)
-    tpot = one.median("streams", "tpot_ms")
+    step = decode_step_ms(cost, 1, PROMPT + OUTPUT // 2)
+    tpot = one.median("tpot_ms")
     # A process beside an idle cluster may not see what lent cores give inside of it.
     lent_speedup = max(lent_speedup, step / tpot)
-    step_ms = max(tpot - step / lent_speedup, 0.0)
-    rows = decode_step_ms(cost, AT_ONCE, AT_ONCE * context) + step_ms
-    fixed_ms = max(short.median("prompts", "ttft_ms") - prefill_ms(cost, PROMPT), 0.0)
-    awake_ms, paused_ms = (max(each.median("prompts", "ttft_ms") - fixed_ms, 1.0) for each in (awake, paused))
-    return {
+    fixed_ms = max(short.median("ttft_ms") - prefill_ms(cost, PROMPT), 0.0)
+    awake_ms, paused_ms = (max(each.median("ttft_ms") - fixed_ms, 1.0) for each in (awake, paused))
+    host = {
         "wake_slowdown": max(1.0, paused_ms / awake_ms),
         "wake_ms": awake_ms,
         "lent_speedup": lent_speedup,
-        "prefill_slowdown": max(1.0, beside.median("prompts", "ttft_ms") / long.median("prompts", "ttft_ms")),
-        "decode_slowdown": max(1.0, beside.median("streams", "tpot_ms") / rows),
-        "step_ms": step_ms,
+        "step_ms": max(tpot - step / lent_speedup, 0.0),
         "request_cpu_ms": 1000 * request_s,
         "token_cpu_ms": 1000 * token_s,
-        "fixed_ms": fixed_ms,
     }
+    return Around(host, fixed_ms, Seen(mixed.clients, mixed.median("ttft_ms"), mixed.median("tpot_ms")))
 
 
-def _run(server: str, *sessions: Sessions) -> Used:
+def _idle_cores(server: str) -> float:
+    """What the front door takes while nobody asks anything."""
+    before = _cpu_seconds(server)
+    Event().wait(IDLE_S)
+    return (_cpu_seconds(server) - before) / IDLE_S
+
+
+def _run(server: str, idle_cores: float, *sessions: Sessions) -> Used:
+    """Let clients ask; CPU that an idle front door takes as well is not theirs."""
     with tempfile.TemporaryDirectory() as folder:
         before = _cpu_seconds(server)
         clients = Clients(sessions, WallClock().unix_ms() % SALTS)
@@ -169,7 +196,8 @@ def _run(server: str, *sessions: Sessions) -> Used:
         door_s = _cpu_seconds(server) - before
     if report.succeeded < report.sent:
         raise UnavailableError(f"{report.sent - report.succeeded} of {report.sent} requests to {server} failed")
-    return Used(report, door_s + report.generator.cpu_cores * report.duration_s)
+    door_s -= idle_cores * report.duration_s
+    return Used(clients, report, max(0.0, door_s) + report.generator.cpu_cores * report.duration_s)
 
 
 def _cpu_seconds(server: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from statistics import median
 from threading import Event
 
@@ -19,6 +20,8 @@ ROWS, CONTEXT, ROUNDS = 4, 256, 5
 """Where two ways to compute the same step are compared, and how often."""
 PAUSED, PAUSE_S = 128, 0.3
 """Tokens of the prompt that is measured after a pause, and how long that is: a usual request of a cluster at ease."""
+SPREAD = 0.5
+"""Share by which the contexts of a step differ at most from their mean."""
 GREEDY = SampleSpec(0.0, 0)
 Sample = tuple[float, float, float]
 """Units (tokens or requests), tokens that they look at in all, milliseconds."""
@@ -55,13 +58,19 @@ def prefill_batch(runner: ModelRunner, tokens: int, cached: int) -> ScheduledBat
 
 
 def decode_batch(runner: ModelRunner, rows: int, context: int) -> ScheduledBatch:
-    """A step with `rows` decodes that look at `context` tokens each, or at all that the model was made for."""
+    """A step with `rows` decodes that look at `context` tokens each, or at all that the model was made for.
+
+    In the mean: from half of it to one and a half, for those of a cluster differ, and the longest counts for all.
+    """
     context = min(context, runner.shape.max_position)
+    share = min(SPREAD, runner.shape.max_position / context - 1)
+    contexts = [round(context * (1 + share * ((2 * row + 1) / rows - 1))) for row in range(rows)]
+    firsts = accumulate([0, *[-(-each // runner.pool.block_size) for each in contexts]])
     decodes = Decodes(
         tuple(f"profile-{row}" for row in range(rows)),
         (1,) * rows,
-        (context - 1,) * rows,
-        tuple(_table(runner, row, context) for row in range(rows)),
+        tuple(each - 1 for each in contexts),
+        tuple(_table(runner, first, each) for first, each in zip(firsts, contexts, strict=False)),
         (GREEDY,) * rows,
     )
     return ScheduledBatch(1, (), decodes)
@@ -97,9 +106,9 @@ def _room(runner: ModelRunner) -> int:
     return runner.pool.num_blocks * runner.pool.block_size
 
 
-def _table(runner: ModelRunner, row: int, tokens: int) -> tuple[int, ...]:
-    blocks = -(-tokens // runner.pool.block_size)
-    return tuple(range(row * blocks, (row + 1) * blocks))
+def _table(runner: ModelRunner, first: int, tokens: int) -> tuple[int, ...]:
+    """Blocks for so many tokens, from a first one on."""
+    return tuple(range(first, first - (-tokens // runner.pool.block_size)))
 
 
 def median_ms(runner: ModelRunner, batch: ScheduledBatch, repeats: int) -> float:
