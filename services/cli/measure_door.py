@@ -19,7 +19,7 @@ from services.core.clock import NS_PER_MS, WallClock
 from services.core.config import CostConfig
 from services.core.cost import decode_step_ms, prefill_ms
 from services.core.errors import UnavailableError
-from services.core.report import Report
+from services.core.report import Distribution, Report
 from services.core.slo import Slo
 
 CPU_SECONDS = re.compile(r"^process_cpu_seconds_total\s+(\S+)$", re.MULTILINE)
@@ -27,7 +27,7 @@ PROMPT, OUTPUT, AT_ONCE, TURNS = 16, 48, 8, 6
 SHORT_TURNS = 24
 USUAL_PROMPT, USUAL_TURNS, PAUSE_MS = 128, 8, 700
 """A request of a cluster at ease, and what lies between two of them."""
-MIXED, MIXED_TURNS, MIXED_PROMPT, MIXED_OUTPUT, MIXED_SPREAD = 6, 10, 112, 40, 0.7
+MIXED, MIXED_TURNS, MIXED_PROMPT, MIXED_OUTPUT, MIXED_SPREAD = 4, 14, 112, 40, 0.7
 """Clients whose prompts and answers are of all lengths, so that all kinds of work go on beside each other."""
 IDLE_S = 3.0
 GOLDEN = 0.618034
@@ -111,10 +111,17 @@ class Used:
 
     def median(self, name: str) -> float:
         """Of all times of that name."""
-        times = getattr(self.report.latency, name).sent
+        return self._times(name).p50.value
+
+    def mean(self, name: str) -> float:
+        """Of the same."""
+        return self._times(name).mean
+
+    def _times(self, name: str) -> Distribution:
+        times: Distribution | None = getattr(self.report.latency, name).sent
         if times is None:
             raise UnavailableError(f"none of the profile's requests told a {name}")
-        return float(times.p50.value)
+        return times
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +184,7 @@ def around_steps(server: str, cost: CostConfig, lent_speedup: float, told: Calla
         "request_cpu_ms": 1000 * request_s,
         "token_cpu_ms": 1000 * token_s,
     }
-    return Around(host, fixed_ms, Seen(mixed.clients, mixed.median("ttft_ms"), mixed.median("tpot_ms")))
+    return Around(host, fixed_ms, Seen(mixed.clients, mixed.mean("ttft_ms"), mixed.mean("tpot_ms")))
 
 
 def _idle_cores(server: str) -> float:
