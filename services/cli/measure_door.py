@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from threading import Event
 
@@ -20,6 +21,7 @@ from services.core.config import CostConfig
 from services.core.cost import decode_step_ms, prefill_ms
 from services.core.errors import UnavailableError
 from services.core.report import Distribution, Report
+from services.core.seeds import numpy_stream
 from services.core.slo import Slo
 
 CPU_SECONDS = re.compile(r"^process_cpu_seconds_total\s+(\S+)$", re.MULTILINE)
@@ -27,8 +29,9 @@ PROMPT, OUTPUT, AT_ONCE, TURNS = 16, 48, 8, 6
 SHORT_TURNS = 24
 USUAL_PROMPT, USUAL_TURNS, PAUSE_MS = 128, 8, 700
 """A request of a cluster at ease, and what lies between two of them."""
-MIXED, MIXED_TURNS, MIXED_PROMPT, MIXED_OUTPUT, MIXED_SPREAD = 4, 14, 112, 40, 0.7
-"""Clients whose prompts and answers are of all lengths, so that all kinds of work go on beside each other."""
+MIXED, MIXED_LOAD, MIXED_PROMPT, MIXED_OUTPUT, MIXED_SPREAD = 60, 0.35, 112, 40, 0.7
+"""Requests with prompts and answers of all lengths, so that all kinds of work go on beside each other; how much of the
+time prompts alone would take."""
 IDLE_S = 3.0
 GOLDEN = 0.618034
 """Multiples of it, without their whole part, fill the range from 0 to 1 evenly (Weyl 1916)."""
@@ -44,7 +47,6 @@ class Sessions:
         name: of their category.
         turns: that each of them asks.
         pause_ms: after an answer, before the next turn.
-        spread: share by which lengths differ at most from the ones that are given.
     """
 
     name: str
@@ -53,26 +55,55 @@ class Sessions:
     output_tokens: int
     prompt_tokens: int = PROMPT
     pause_ms: int = 0
-    spread: float = 0.0
 
     def requests(self, first: int, salt: int) -> Iterator[ScheduledRequest]:
         """Theirs, numbered from `first`."""
         for turn in range(self.turns):
             for session in range(self.count):
                 index = first + turn * self.count + session
-                prompt_tokens = self._length(self.prompt_tokens, index)
                 yield ScheduledRequest(
                     index=index,
                     intended_ns=0,
-                    input_tokens=prompt_tokens,
-                    output_tokens=self._length(self.output_tokens, 2 * index + 1),
-                    prompt=partial(_prompt, salt, index, prompt_tokens),
+                    input_tokens=self.prompt_tokens,
+                    output_tokens=self.output_tokens,
+                    prompt=partial(_prompt, salt, index, self.prompt_tokens),
                     session=f"{self.name}-{session}",
                     turn=turn,
                     last_turn=turn == self.turns - 1,
                     think_ns=self.pause_ms * NS_PER_MS if turn else None,
                     category=self.name,
                 )
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """`count` clients that come one by one whatever the cluster does, a Poisson process, as a trace is replayed.
+
+    Attributes:
+        every_ms: between two of them in the mean.
+        spread: share by which lengths differ at most from the ones that are given.
+    """
+
+    count: int
+    every_ms: float
+    output_tokens: int
+    prompt_tokens: int
+    spread: float
+    turns: int = 1
+
+    def requests(self, first: int, salt: int) -> Iterator[ScheduledRequest]:
+        """Theirs, numbered from `first`."""
+        gaps = numpy_stream(1, "profile/arrivals").exponential(self.every_ms * NS_PER_MS, self.count)
+        for place, at_ns in enumerate(accumulate(gaps)):
+            prompt_tokens = self._length(self.prompt_tokens, place)
+            yield ScheduledRequest(
+                index=first + place,
+                intended_ns=round(at_ns),
+                input_tokens=prompt_tokens,
+                output_tokens=self._length(self.output_tokens, 2 * place + 1),
+                prompt=partial(_prompt, salt, first + place, prompt_tokens),
+                session=f"arrival-{first + place}",
+            )
 
     def _length(self, tokens: int, place: int) -> int:
         return round(tokens * (1 + self.spread * (2 * (place * GOLDEN % 1) - 1)))
@@ -86,7 +117,7 @@ class Clients:
         salt: no run of another salt has a prompt that begins alike, for the prefix cache would know it.
     """
 
-    sessions: tuple[Sessions, ...]
+    sessions: tuple[Sessions | Arrivals, ...]
     salt: int
 
     def __call__(self) -> Iterator[ScheduledRequest]:
@@ -161,10 +192,9 @@ def around_steps(server: str, cost: CostConfig, lent_speedup: float, told: Calla
     awake = _run(server, idle_cores, Sessions("prompts", 1, USUAL_TURNS, 1, USUAL_PROMPT))
     told("prompts after pauses")
     paused = _run(server, idle_cores, Sessions("prompts", 1, USUAL_TURNS, 1, USUAL_PROMPT, PAUSE_MS))
-    told(f"{MIXED} clients of all kinds of work")
-    mixed = _run(
-        server, idle_cores, Sessions("mixed", MIXED, MIXED_TURNS, MIXED_OUTPUT, MIXED_PROMPT, spread=MIXED_SPREAD)
-    )
+    told(f"{MIXED} requests of all lengths")
+    every_ms = prefill_ms(cost, MIXED_PROMPT) / MIXED_LOAD
+    mixed = _run(server, idle_cores, Arrivals(MIXED, every_ms, MIXED_OUTPUT, MIXED_PROMPT, MIXED_SPREAD))
     # CPU of both is linear in requests and tokens: two runs, two unknowns.
     (requests, tokens), short_requests = (AT_ONCE * TURNS, AT_ONCE * TURNS * OUTPUT), SHORT_TURNS
     token_s = (many.cpu_s - short.cpu_s * requests / short_requests) / (tokens - requests)
@@ -194,7 +224,7 @@ def _idle_cores(server: str) -> float:
     return (_cpu_seconds(server) - before) / IDLE_S
 
 
-def _run(server: str, idle_cores: float, *sessions: Sessions) -> Used:
+def _run(server: str, idle_cores: float, *sessions: Sessions | Arrivals) -> Used:
     """Let clients ask; CPU that an idle front door takes as well is not theirs."""
     with tempfile.TemporaryDirectory() as folder:
         before = _cpu_seconds(server)

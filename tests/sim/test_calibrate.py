@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.cli.calibrate import MOST, Seen, fit_slowdowns, told
-from services.cli.measure_door import Clients, Sessions
+from services.cli.measure_door import Arrivals, Clients
 from services.cluster.config import ClusterConfig
 
 COST = {
@@ -18,7 +18,7 @@ COST = {
     "transfer_ms": 3.0,
     "transfer_token_ms": 0.05,
 }
-CLIENTS = Clients((Sessions("mixed", 4, 14, 40, 112, spread=0.7),), salt=1)
+CLIENTS = Clients((Arrivals(60, 690.0, 40, 112, 0.7),), salt=1)
 
 
 def profile(**host: float) -> dict[str, Any]:
