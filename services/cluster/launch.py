@@ -31,7 +31,7 @@ OBJECT_STORE_BYTES = 80 * 2**20
 
 RAY_OPTIONS = {
     "worker_niceness": 0,  # Ray's 15 would put serving behind everything else on the host
-    # Nobody reads these without its dashboard, and all processes of an idle cluster would tell them for 4 % of a core.
+    # Nobody reads these without its dashboard, and every process of an idle cluster would tell them.
     "task_events_report_interval_ms": 0,
     "enable_metrics_collection": False,
 }
