@@ -59,4 +59,4 @@ def told(
     samples = list(cluster.samples([row_of(each) for each in requests]))
     ttft_ms = [each.ttft_ms(intended=False) for each in samples]
     tpot_ms = [each.tpot_ms for each in samples]
-    return mean([each for each in ttft_ms if each]), mean([each for each in tpot_ms if each])
+    return mean([each for each in ttft_ms if each is not None]), mean([each for each in tpot_ms if each is not None])
