@@ -16,15 +16,17 @@ from loadgen.schedule import ScheduledRequest
 from services.cli.simulate import NO_COSTS, row_of
 from services.cluster.config import ClusterConfig
 from services.core.config import CostConfig, parse
+from services.core.errors import ConfigError
 from services.sim.cluster import SimCluster
 from services.sim.config import SimConfig
-from services.sim.machines import pools_of
+from services.sim.machines import pools_of, wires_of
 
 ROUNDS, KEPT = 12, 6
 """How often a simulation is made, and how many of the last ones count, in the mean: queues jump between them."""
 PREFILL_POWER, DECODE_POWER = 0.8, 1.6
 """Of the ratio that a slowdown is changed by in a round: queues answer to one by more, lone decodes by less."""
 MOST = 4.0
+FITTED = ("lent_speedup", "step_ms", "prefill_slowdown", "decode_slowdown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +38,63 @@ class Seen:
     tpot_ms: float
 
 
-def fit_slowdowns(config: ClusterConfig, profile: Mapping[str, Any], seen: Seen) -> dict[str, float]:
-    """`prefill_slowdown` and `decode_slowdown` of a profile's host with which its simulation tells what was seen."""
-    prefill, decode, tried = 1.0, 1.0, []
+@dataclass(frozen=True, slots=True)
+class Lived:
+    """What clients of three kinds saw: one stream, several at once, and requests of all lengths that come as they do."""
+
+    one: Seen
+    many: Seen
+    mixed: Seen
+
+
+def fit_host(config: ClusterConfig, profile: Mapping[str, Any], lived: Lived) -> dict[str, float]:
+    """How a profile's host shares its cores, so that its simulation tells what was seen.
+
+    Returns:
+        `lent_speedup`, `step_ms`, `prefill_slowdown` and `decode_slowdown`, all as in `sim.config.HostConfig`.
+    """
+    host = dict(profile["host"]) | {"step_ms": 0.0, "prefill_slowdown": 1.0, "decode_slowdown": 1.0}
+    lends = host["cores"] > config.pools.decode.threads
+    tried = []
     for _ in range(ROUNDS):
-        tried.append((prefill, decode))
-        found = {"prefill_slowdown": prefill, "decode_slowdown": decode}
-        ttft_ms, tpot_ms = told(config, {**profile, "host": {**profile["host"], **found}}, seen.clients())
-        prefill = min(MOST, max(1.0, prefill * (seen.ttft_ms / ttft_ms) ** PREFILL_POWER))
-        decode = min(MOST, max(1.0, decode * (seen.tpot_ms / tpot_ms) ** DECODE_POWER))
-    prefill, decode = map(mean, zip(*tried[-KEPT:], strict=True))
-    return {"prefill_slowdown": prefill, "decode_slowdown": decode}
+        tried.append({name: host[name] for name in FITTED})
+        one, many, mixed = (
+            told(config, {**profile, "host": host}, each.clients()) for each in (lived.one, lived.many, lived.mixed)
+        )
+        # A step of streams alone takes x / lent_speedup + step_ms, with x of one and of many of them.
+        steady = [(each[1] - host["step_ms"]) * host["lent_speedup"] for each in (one, many)]
+        slope = lived.many.tpot_ms - lived.one.tpot_ms
+        if lends and slope > 0:
+            host["lent_speedup"] = _within((steady[1] - steady[0]) / slope)
+        host["step_ms"] = max(0.0, lived.one.tpot_ms - steady[0] / host["lent_speedup"])
+        for name, power, wanted, found in (
+            ("prefill_slowdown", PREFILL_POWER, lived.mixed.ttft_ms, mixed[0]),
+            ("decode_slowdown", DECODE_POWER, lived.mixed.tpot_ms, mixed[1]),
+        ):
+            host[name] = _within(host[name] * (wanted / found) ** power)
+    return {name: mean(each[name] for each in tried[-KEPT:]) for name in FITTED}
+
+
+def _within(factor: float) -> float:
+    return min(MOST, max(1.0, factor))
 
 
 def told(
     config: ClusterConfig, profile: Mapping[str, Any], requests: Iterable[ScheduledRequest]
 ) -> tuple[float, float]:
-    """Mean TTFT and TPOT, in milliseconds, that a simulation tells of clients."""
+    """Mean TTFT and TPOT, in milliseconds, that a simulation tells of clients.
+
+    Raises:
+        ConfigError: it answers nobody.
+    """
     cost = parse(CostConfig, {name: value for name, value in profile.items() if name not in NO_COSTS}, "profile")
     sim = parse(SimConfig, {"host": profile["host"], "delays": profile["delays"]}, "profile")
-    cluster = SimCluster(config, pools_of(config, sim.machines, cost), sim)
+    pools = pools_of(config, sim.machines, cost)
+    cluster = SimCluster(config, pools, wires_of(config, sim, pools, cost))
     samples = list(cluster.samples([row_of(each) for each in requests]))
     ttft_ms = [each.ttft_ms(intended=False) for each in samples]
     tpot_ms = [each.tpot_ms for each in samples]
-    return mean([each for each in ttft_ms if each is not None]), mean([each for each in tpot_ms if each is not None])
+    found = [[each for each in times if each is not None] for times in (ttft_ms, tpot_ms)]
+    if not all(found):
+        raise ConfigError("profile", "no answer", "its simulation answers none of the requests that the cluster did")
+    return mean(found[0]), mean(found[1])

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from services.cli.calibrate import fit_slowdowns
+from services.cli.calibrate import fit_host
 from services.cli.measure_door import around_steps
 from services.cli.output import EXIT_OK, Output
 from services.cli.settings import state_folder
@@ -47,11 +47,11 @@ def measure(output: Output, config: ClusterConfig, path: Path, repeats: int, ser
         for name, value in zip(NAMES[stage], fits[stage].coefficients, strict=True)
     }
     if server is not None:
-        around = around_steps(server, parse(CostConfig, profile, "profile"), host["lent_speedup"], output.note)
+        around = around_steps(server, parse(CostConfig, profile, "profile"), output.note)
         profile["delays"] = {"door_ms": round(max(0.0, around.fixed_ms - OTHER_DELAYS_MS), 3)}
         host |= around.host
         output.note("what they saw, simulated")
-        host |= fit_slowdowns(config, profile | {"host": host}, around.mixed)
+        host |= fit_host(config, profile | {"host": host}, around.lived)
     profile["host"] = {name: round(value, 3) for name, value in host.items()}
     profile["measured"] = {
         "model": config.model.path,

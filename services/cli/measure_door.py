@@ -15,10 +15,10 @@ from threading import Event
 from loadgen.app import Run, replay
 from loadgen.schedule import ScheduledRequest
 from loadgen.targets import TargetSpec
-from services.cli.calibrate import Seen
+from services.cli.calibrate import Lived, Seen
 from services.core.clock import NS_PER_MS, WallClock
 from services.core.config import CostConfig
-from services.core.cost import decode_step_ms, prefill_ms
+from services.core.cost import prefill_ms
 from services.core.errors import UnavailableError
 from services.core.report import Distribution, Report
 from services.core.seeds import numpy_stream
@@ -144,9 +144,9 @@ class Used:
         """Of all times of that name."""
         return self._times(name).p50.value
 
-    def mean(self, name: str) -> float:
-        """Of the same."""
-        return self._times(name).mean
+    def seen(self) -> Seen:
+        """Their means."""
+        return Seen(self.clients, self._times("ttft_ms").mean, self._times("tpot_ms").mean)
 
     def _times(self, name: str) -> Distribution:
         times: Distribution | None = getattr(self.report.latency, name).sent
@@ -162,21 +162,20 @@ class Around:
     Attributes:
         host: keys of `sim.config.HostConfig`.
         fixed_ms: of an answer of one token, what is not its step.
-        mixed: clients of all kinds of work, and what they saw.
+        lived: what clients saw, for `fit_host`.
     """
 
     host: dict[str, float]
     fixed_ms: float
-    mixed: Seen
+    lived: Lived
 
 
-def around_steps(server: str, cost: CostConfig, lent_speedup: float, told: Callable[[str], None]) -> Around:
+def around_steps(server: str, cost: CostConfig, told: Callable[[str], None]) -> Around:
     """What a running, idle cluster takes beyond its engine's steps.
 
     Args:
         server: address of its HTTP door.
         cost: of the engine's steps alone; what the cluster takes beyond it surrounds them.
-        lent_speedup: of a single decode, whose worker has the cores of those that idle.
 
     Raises:
         UnavailableError: nobody answers there, or requests fail.
@@ -195,26 +194,21 @@ def around_steps(server: str, cost: CostConfig, lent_speedup: float, told: Calla
     told(f"{MIXED} requests of all lengths")
     every_ms = prefill_ms(cost, MIXED_PROMPT) / MIXED_LOAD
     mixed = _run(server, idle_cores, Arrivals(MIXED, every_ms, MIXED_OUTPUT, MIXED_PROMPT, MIXED_SPREAD))
-    # CPU of both is linear in requests and tokens: two runs, two unknowns.
-    (requests, tokens), short_requests = (AT_ONCE * TURNS, AT_ONCE * TURNS * OUTPUT), SHORT_TURNS
-    token_s = (many.cpu_s - short.cpu_s * requests / short_requests) / (tokens - requests)
-    token_s = max(token_s, 0.0)
-    request_s = max(short.cpu_s / short_requests - token_s, 0.0)
-    step = decode_step_ms(cost, 1, PROMPT + OUTPUT // 2)
-    tpot = one.median("tpot_ms")
-    # A process beside an idle cluster may not see what lent cores give inside of it.
-    lent_speedup = max(lent_speedup, step / tpot)
+    # CPU of both is linear in requests, in steps that bring something, and in tokens: three runs, three unknowns.
+    first_s, alone_s, beside_s = (used.cpu_s / used.report.sent for used in (short, one, many))
+    item_s = max((alone_s - beside_s) / (OUTPUT - OUTPUT / AT_ONCE), 0.0)
+    token_s = max((alone_s - first_s) / (OUTPUT - 1) - item_s, 0.0)
+    request_s = max(first_s - item_s - token_s, 0.0)
     fixed_ms = max(short.median("ttft_ms") - prefill_ms(cost, PROMPT), 0.0)
     awake_ms, paused_ms = (max(each.median("ttft_ms") - fixed_ms, 1.0) for each in (awake, paused))
     host = {
         "wake_slowdown": max(1.0, paused_ms / awake_ms),
         "wake_ms": awake_ms,
-        "lent_speedup": lent_speedup,
-        "step_ms": max(tpot - step / lent_speedup, 0.0),
         "request_cpu_ms": 1000 * request_s,
+        "item_cpu_ms": 1000 * item_s,
         "token_cpu_ms": 1000 * token_s,
     }
-    return Around(host, fixed_ms, Seen(mixed.clients, mixed.mean("ttft_ms"), mixed.mean("tpot_ms")))
+    return Around(host, fixed_ms, Lived(one.seen(), many.seen(), mixed.seen()))
 
 
 def _idle_cores(server: str) -> float:

@@ -32,7 +32,7 @@ from services.sim.chrome_trace import chrome_trace
 from services.sim.cluster import SimCluster
 from services.sim.config import ImagesConfig, SimConfig
 from services.sim.faults import Fault, faults_from
-from services.sim.machines import describe, image_tokens, pools_of
+from services.sim.machines import describe, image_tokens, pools_of, wires_of
 from services.sim.outcome import SimRun
 from services.sim.pools import Options
 
@@ -82,6 +82,7 @@ def simulate(output: Output, config: ClusterConfig, options: SimulateOptions) ->
     tokens = image_tokens(config, sim.machines, options.image_tokens)
     sim = sim.model_copy(update={"images": ImagesConfig(tokens=tokens)})
     pools = pools_of(config, sim.machines, cost, images=tokens is not None)
+    sim = wires_of(config, sim, pools, cost)
     faults = () if options.faults is None else faults_from(read_yaml("--faults", options.faults))
     run_options = Options(nvlink=sim.machines.nvlink, faults=faults, timelines=options.chrome, wishes=options.slo)
     cluster = SimCluster(config, pools, sim, run_options)

@@ -10,9 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from services.core.clock import NS_PER_S, WallClock
-from services.semcache.ann import Vector
 from services.semcache.cache import read
-from services.semcache.embedder import Embedder, Judge
+from services.semcache.embedder import Embedder, Judge, Understood
 
 MAX_BATCH = 16
 MAX_WAITING = 256
@@ -42,7 +41,7 @@ class EmbeddingThread:
         sys.setswitchinterval(SWITCH_S)
         self._embedder = embedder
         self.judge = judge
-        self._waiting: list[tuple[str, asyncio.Future[Vector]]] = []
+        self._waiting: list[tuple[str, asyncio.Future[Understood]]] = []
         self._runs = self._closed = False
         self._thread = ThreadPoolExecutor(1, "embedding")
         self._upkeep = ThreadPoolExecutor(1, "cache-upkeep", _give_way)
@@ -50,12 +49,12 @@ class EmbeddingThread:
         self.embedded = self.batches = self.refused = self.judged = 0
         self.seconds = 0.0
 
-    def read(self, text: str) -> asyncio.Future[Vector] | None:
+    def read(self, text: str) -> asyncio.Future[Understood] | None:
         """Begin at once with a question's vector; None when too many wait, or no more are taken."""
         if self._closed or len(self._waiting) >= MAX_WAITING:
             self.refused += 1
             return None
-        future: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Understood] = asyncio.get_running_loop().create_future()
         self._waiting.append((text, future))
         if not self._runs:
             self._run()
@@ -72,10 +71,10 @@ class EmbeddingThread:
         work = loop.run_in_executor(self._thread, _embed, self._embedder, [text for text, _ in batch])
         work.add_done_callback(self._finisher([future for _, future in batch]))
 
-    def _finisher(self, futures: list[asyncio.Future[Vector]]) -> Callable[[asyncio.Future[list[Vector]]], None]:
+    def _finisher(self, futures: list[asyncio.Future[Understood]]) -> Callable[[asyncio.Future[list[Understood]]], None]:
         begun_ns = self._clock.now_ns()
 
-        def finish(work: asyncio.Future[list[Vector]]) -> None:
+        def finish(work: asyncio.Future[list[Understood]]) -> None:
             error = asyncio.CancelledError() if work.cancelled() else work.exception()
             for place, future in enumerate(futures):
                 if future.done():
@@ -117,12 +116,13 @@ class EmbeddingThread:
         self._upkeep.shutdown(wait=False, cancel_futures=True)
 
 
-def _embed(embedder: Embedder, texts: list[str]) -> list[Vector]:
-    """Vectors; what the gate sees of the questions is known afterwards, for the loop has no time for it."""
-    vectors = embedder.embed_all(texts)
-    for text in texts:
-        read(text)
-    return vectors
+def _embed(embedder: Embedder, texts: list[str]) -> list[Understood]:
+    """Lengths and vectors; what the gate sees of the questions is known afterwards, for the loop has no time for it."""
+    found = [embedder.understand(text) for text in texts]
+    for text, each in zip(texts, found, strict=True):
+        if each.vector is not None:
+            read(text)
+    return found
 
 
 def _give_way() -> None:

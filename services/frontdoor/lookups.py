@@ -22,7 +22,7 @@ from services.frontdoor.cluster_load import cluster_load
 from services.frontdoor.response_cache import ResponseCache
 from services.frontdoor.shadow import ShadowChecks
 from services.router.flow import RequestFlow
-from services.semcache.ann import Vector
+from services.semcache.embedder import Understood
 from services.semcache.flights import Flights, longest_wait_s, may_share
 from services.semcache.gate import Asked
 
@@ -147,7 +147,7 @@ class Lookups:
             self._resume(self._flights.answered(asked.key.exact), "missed")
 
     async def _look_for_meaning(
-        self, request_id: str, stream: ClientStream, asked: Asked, reading: asyncio.Future[Vector] | None
+        self, request_id: str, stream: ClientStream, asked: Asked, reading: asyncio.Future[Understood] | None
     ) -> None:
         assert self.cache is not None, "somebody looked"
         result = CacheResult(self._front_door, request_id)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 
 from services.core.clock import NS_PER_S, Clock
 from services.core.lookup import CacheResult, StoreCache
-from services.core.request import Request
+from services.core.request import Request, SamplingParams
 from services.core.seeds import stream
 from services.frontdoor.auth import Identity
 from services.frontdoor.convert import ServedModel, conversation
@@ -24,7 +25,7 @@ from services.semcache.cache import Hit, Miss, SemanticCache
 from services.semcache.category import Found, Shape, at_once, train_head
 from services.semcache.config import OTHER, RedisConfig, SemcacheConfig
 from services.semcache.control import HEADER, parse_control
-from services.semcache.embedder import Embedder, Judge, MiniLm, PairJudge, bundled_embedder
+from services.semcache.embedder import Embedder, Judge, MiniLm, PairJudge, Understood, bundled_embedder
 from services.semcache.gate import Answer, Asked, hopeless
 from services.semcache.index import Entry
 from services.semcache.key import Origin, make_key, scope_digest
@@ -40,6 +41,7 @@ IGNORED = frozenset(
 """Fields of GenerateRequest that no answer depends on. Any other field, also one added later, is in the key."""
 
 
+SAMPLING = tuple(each.name for each in fields(SamplingParams))
 MAX_KNOWN = 1000
 """Questions whose vectors are kept: an equal question's category is known at once."""
 INVALIDATED = (-1, -1)
@@ -193,10 +195,9 @@ class ResponseCache:
             return asked
         if known is not None:
             return replace(asked, question_tokens=known.tokens, vector=known.vector)
-        tokens = self._embedder.count_tokens(shape.text) if len(shape.text) <= MAX_CHARS else 0
-        if not 0 < tokens <= self.config.max_tokens:
+        if not shape.text or len(shape.text) > MAX_CHARS:
             return asked
-        return replace(asked, question_tokens=tokens, meaning=replace(meaning, found=found))
+        return replace(asked, meaning=replace(meaning, found=found))
 
     def category_of(self, message: pb.GenerateRequest, metadata: Mapping[str, str]) -> Found | None:
         """What is known of a request's category without embedding anything."""
@@ -210,18 +211,20 @@ class ResponseCache:
         """With the policy and the key of a category."""
         policy = self.cache.policies.policy((OTHER,) if found is None else found.categories)
         identity = meaning.identity
-        origin = Origin(scope_digest(policy.scope, identity.salt, identity.key_id), self._model.root_of(NO_AUTH_SALT))
-        key = make_key(origin, meaning.fields, meaning.turns)
+        scope, key = scope_digest(policy.scope, identity.salt, identity.key_id), asked.key
+        if key is None or key.scope != scope:
+            origin = Origin(scope, self._model.root_of(NO_AUTH_SALT))
+            key = make_key(origin, meaning.fields, meaning.turns)
         return replace(asked, key=key, policy=policy, epochs=self.cache.index.epochs(key.scope, policy.category))
 
-    def read(self, asked: Asked) -> asyncio.Future[Vector] | None:
+    def read(self, asked: Asked) -> asyncio.Future[Understood] | None:
         """Begin to read a request's question beside the event loop; None: too many wait, or it is known."""
         if asked.meaning is None:
             return None
         assert isinstance(asked.meaning, _Meaning) and self._thread is not None
         return self._thread.read(asked.meaning.text)
 
-    async def understand(self, now: int, asked: Asked, reading: asyncio.Future[Vector] | None) -> Asked:
+    async def understand(self, now: int, asked: Asked, reading: asyncio.Future[Understood] | None) -> Asked:
         """The same request, once its question is read, and judged beside those that it is near to."""
         if asked.meaning is not None:
             asked = await self._read(asked, reading)
@@ -243,18 +246,20 @@ class ResponseCache:
             return []
         return self.cache.doubts(now, asked, asked.vector)
 
-    async def _read(self, asked: Asked, reading: asyncio.Future[Vector] | None) -> Asked:
+    async def _read(self, asked: Asked, reading: asyncio.Future[Understood] | None) -> Asked:
         meaning = asked.meaning
         assert isinstance(meaning, _Meaning) and self._head is not None
         if reading is None:
             return replace(asked, meaning=None)
-        vector = await reading
-        found = meaning.found or self._head.classify(vector)
-        self._remember(meaning.text, _Known(found, asked.question_tokens, vector))
+        read = await reading
+        if read.vector is None or read.tokens > self.config.max_tokens:
+            return replace(asked, question_tokens=read.tokens, meaning=None)
+        found = meaning.found or self._head.classify(read.vector)
+        self._remember(meaning.text, _Known(found, read.tokens, read.vector))
         complete = asked if meaning.found is not None else self._asked(asked, meaning, found)
         if meaning.changes != self.cache.index.changes:
             complete = replace(complete, epochs=INVALIDATED)
-        return replace(complete, vector=vector, meaning=None)
+        return replace(complete, question_tokens=read.tokens, vector=read.vector, meaning=None)
 
     def _remember(self, text: str, known: _Known) -> None:
         """Nobody's question is embedded twice within a while."""
@@ -312,7 +317,9 @@ class ResponseCache:
         if reading[0] is None or reading[1] is None:
             return None
         first, second = await asyncio.gather(reading[0], reading[1])
-        return float(first @ second)
+        if first.vector is None or second.vector is None:
+            return None
+        return float(first.vector @ second.vector)
 
     def _count_hit(self, asked: Asked, hit: Hit) -> None:
         self.saved["prompt"] += hit.answer.prompt_tokens
@@ -358,13 +365,20 @@ class ResponseCache:
 
 def key_fields(message: pb.GenerateRequest, request: Request) -> dict[str, Any]:
     """Everything but the conversation that an answer depends on, with the defaults filled in."""
-    fields = MessageToDict(message, preserving_proto_field_name=True)
-    found = {name: value for name, value in fields.items() if name not in IGNORED | {"messages", "sampling"}}
-    resolved = asdict(request.sampling)
+    found = _given(message, IGNORED | {"messages", "sampling"})
+    resolved = {name: getattr(request.sampling, name) for name in SAMPLING}
     if not message.sampling.HasField("seed"):
         del resolved["seed"]  # drawn for this request alone
     if not message.sampling.HasField("max_tokens"):
         del resolved["max_tokens"]  # the room that this prompt leaves; outputs that it cut are not kept
-    others = {name: value for name, value in fields.get("sampling", {}).items() if name not in resolved}
-    others.pop("seed", None)
+    others = _given(message.sampling, resolved.keys() | {"seed"})
     return found | {"sampling": resolved | {f"client_{name}": value for name, value in others.items()}}
+
+
+def _given(message: Message, but: Set[str]) -> dict[str, Any]:
+    """Fields that a client gave, but for some."""
+    rest = type(message)()
+    rest.CopyFrom(message)
+    for name in but & set(message.DESCRIPTOR.fields_by_name):
+        rest.ClearField(name)  # before they are told: a conversation is long, and comes into the key another way
+    return MessageToDict(rest, preserving_proto_field_name=True)

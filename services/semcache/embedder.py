@@ -47,8 +47,21 @@ class Embedder(Protocol):
     def embed(self, text: str) -> Vector:
         """The vector of a text of at most `MAX_TOKENS` tokens, of length 1."""
 
-    def embed_all(self, texts: Sequence[str]) -> list[Vector]:
-        """The vectors of several texts, each as if it were alone."""
+    def understand(self, text: str) -> Understood:
+        """The length and the vector of any text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """A text as the embedder sees it.
+
+    Attributes:
+        tokens: its length, with its two marks.
+        vector: of length 1; None where the text is longer than `MAX_TOKENS`.
+    """
+
+    tokens: int
+    vector: Vector | None
 
 
 def bundled_embedder() -> Path:
@@ -151,11 +164,17 @@ class MiniLm:
 
     def embed(self, text: str) -> Vector:
         """The vector of a text of at most `MAX_TOKENS` tokens, of length 1."""
-        ids = self.tokenizer.encode(text).ids
-        assert len(ids) <= MAX_TOKENS, f"gates refuse more than {MAX_TOKENS} tokens"
-        (vector,) = self._session.run(None, {"rows": self.words[ids] + self._places[: len(ids)]})
-        found: Vector = vector
+        found = self.understand(text).vector
+        assert found is not None, f"gates refuse more than {MAX_TOKENS} tokens"
         return found
+
+    def understand(self, text: str) -> Understood:
+        """The length and the vector of any text."""
+        ids = self.tokenizer.encode(text).ids
+        if len(ids) > MAX_TOKENS:
+            return Understood(len(ids), None)
+        (vector,) = self._session.run(None, {"rows": self.words[ids] + self._places[: len(ids)]})
+        return Understood(len(ids), vector)
 
     def embed_all(self, texts: Sequence[str]) -> list[Vector]:
         """The vectors of several texts; one after the other, for steps of integers depend on all that runs together."""

@@ -18,6 +18,7 @@ from services.semcache.config import Scope
 
 SCHEMA = b"triptych-cache-1"
 """Changes whenever what a key means does."""
+ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +65,23 @@ def make_key(origin: Origin, fields: Mapping[str, Any], messages: Sequence[Mappi
         messages: the conversation, each with `role` and `content`; content that is no string is never compared softly.
     """
     turns = [dict(each) for each in messages]
-    exact = _digest(origin, fields, turns)
-    question = None
+    hard = hashlib.sha256(
+        length_prefixed(SCHEMA, origin.scope, origin.model, origin.template, origin.adapter, canonical(fields))
+    )
+    exact = _digest(hard, turns)
+    question, partition = None, exact
     if turns and turns[-1].get("role") == "user" and isinstance(turns[-1].get("content"), str):
         question = turns[-1]["content"]
         turns[-1]["content"] = None  # no message has this content, so no partition is an exact key
-    return CacheKey(exact, _digest(origin, fields, turns), question, len(turns), origin.scope)
+        partition = _digest(hard, turns)
+    return CacheKey(exact, partition, question, len(turns), origin.scope)
 
 
-def _digest(origin: Origin, fields: Mapping[str, Any], turns: Sequence[Mapping[str, Any]]) -> str:
-    parts = (SCHEMA, origin.scope, origin.model, origin.template, origin.adapter, canonical(fields), canonical(turns))
-    return hashlib.sha256(length_prefixed(*parts)).hexdigest()
+def _digest(hard: hashlib._Hash, turns: Sequence[Mapping[str, Any]]) -> str:
+    """Of everything but the conversation, which is hashed, and that."""
+    whole = hard.copy()
+    whole.update(length_prefixed(canonical(turns)))
+    return whole.hexdigest()
 
 
 def length_prefixed(*parts: bytes) -> bytes:
@@ -88,7 +95,7 @@ def canonical(value: Any) -> bytes:
     Raises:
         ValueError: a number that is not finite, or what JSON does not have, as bytes and names that are no text.
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+    return ENCODER.encode(_plain(value)).encode()
 
 
 def _plain(value: Any) -> Any:

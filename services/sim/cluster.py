@@ -79,6 +79,7 @@ class SimCluster:
         self._mailbox = Mailbox(self.stream_ns) if quiet else None
         self._cut: list[tuple[str, str]] = []
         self._behind_cut: list[tuple[str, Callable[[Any], None], object]] = []
+        self._cores = None if self.sim.host.cores is None else Cores(self.queue, self.sim.host)
         self.links = SimLinks(
             self.queue,
             self.network,
@@ -88,9 +89,9 @@ class SimCluster:
             self._detect_ns,
             bool(self.options.faults),
             self.options.nvlink,
+            self._cores,
         )
         self.links.cut = lambda here, there: self._is_cut(here.worker_id, there.worker_id)
-        self._cores = None if self.sim.host.cores is None else Cores(self.queue, self.sim.host)
         self._edge = Edge(self._cores, self.sim.host)
         self.doors = Doors(config, self.queue, self, self._mailbox, self.options, self._ended)
         self.controller = Supervisor(

@@ -73,6 +73,7 @@ class HostConfig(Strict):
     wake_ms: float = Field(0.0, ge=0, description="How much of its work is slower then: a core's clock rises again.")
     step_ms: float = Field(0.0, ge=0, description="Around each step of a worker: threads, the next batch, messages.")
     request_cpu_ms: float = Field(0.0, ge=0, description="CPU of front door and client for a request.")
+    item_cpu_ms: float = Field(0.0, ge=0, description="CPU of both for what a step brings, however many tokens it is.")
     token_cpu_ms: float = Field(0.0, ge=0, description="CPU of front door and client for a token.")
 
 

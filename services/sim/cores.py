@@ -20,8 +20,8 @@ from services.worker.config import IDLE_NS
 
 PAUSE_NS = 50 * NS_PER_MS
 """An idle time after which a worker begins slower."""
-EDGE = -1
-"""Number of the job of front door and clients."""
+EDGE, HAND_OFF = -1, -2
+"""Numbers of the jobs of front door and clients, and of KV between two workers."""
 
 
 @dataclass(slots=True, eq=False)
@@ -160,8 +160,9 @@ class Cores:
         if len(self._jobs) < 2:
             return [min(1.0, self._cores / wanted)] if wanted else []
         busy = (min(wanted, self._cores) - 1) / max(1, self._cores - 1)
-        share = min(1.0, self._cores / wanted)
-        return [share / (1.0 + (job.slowdown - 1.0) * busy) for job in self._jobs]
+        # Threads of one step wait for each other, so it is as fast as the one whose core has the most to do.
+        single, team = min(1.0, self._cores / wanted), 1.0 / -(-wanted // self._cores)
+        return [(single if job.threads == 1 else team) / (1.0 + (job.slowdown - 1.0) * busy) for job in self._jobs]
 
     def _progress(self) -> None:
         passed, self._since_ns = self._queue.now - self._since_ns, self._queue.now
@@ -196,8 +197,9 @@ class Edge:
 
     def __init__(self, cores: Cores | None, host: HostConfig) -> None:
         self._cores = cores
-        self._request_ns, self._token_ns = (
-            0 if cores is None else round(ms * NS_PER_MS) for ms in (host.request_cpu_ms, host.token_cpu_ms)
+        self._request_ns, self._item_ns, self._token_ns = (
+            0 if cores is None else round(ms * NS_PER_MS)
+            for ms in (host.request_cpu_ms, host.item_cpu_ms, host.token_cpu_ms)
         )
         self._waiting: deque[tuple[int, Callable[[Any], None], object]] = deque()
 
@@ -208,9 +210,9 @@ class Edge:
     def outputs(self, outputs: Iterable[Output], then: Callable[[Any], None], what: object) -> None:
         """Call `then(what)` when tokens have been passed on and read."""
         tokens = 0
-        if self._token_ns:
+        if self._token_ns or self._item_ns:
             tokens = sum(len(each.token_ids) for output in outputs for each in by_request((output,)))
-        self._serve(tokens * self._token_ns, then, what)
+        self._serve(tokens * self._token_ns + self._item_ns if tokens else 0, then, what)
 
     def _serve(self, cpu_ns: int, then: Callable[[Any], None], what: object) -> None:
         if self._cores is None or (not cpu_ns and not self._waiting):

@@ -11,6 +11,7 @@ from services.core.actions import Event, LinkLost, LinkUp, PostReceive, PostSend
 from services.core.clock import NS_PER_S
 from services.core.peer import LinkKey
 from services.core.request import WorkerRef
+from services.sim.cores import HAND_OFF, Cores
 from services.sim.event_queue import EventQueue
 from services.sim.network import Flow, LinkClass, Network, Place, Port, Wires, link_class, ports_between
 
@@ -63,6 +64,8 @@ class SimLinks:
         detect_ns: from a break to the news of it.
         timeouts: whether posts that nobody answers end at their timeout; only faults can make that happen.
         nvlink: whether the devices of a host are joined by it.
+        cores: of the host that all workers share; what passes between them is work of two of its threads. None: wires
+            and devices do it.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class SimLinks:
         detect_ns: int,
         timeouts: bool,
         nvlink: bool,
+        cores: Cores | None = None,
     ) -> None:
         self._queue = queue
         self._network = network
@@ -84,6 +88,7 @@ class SimLinks:
         self._detect_ns = detect_ns
         self._timeouts = timeouts
         self._nvlink = nvlink
+        self._cores = cores
         self._links: dict[LinkKey, _Link] = {}
         self._lost: set[LinkKey] = set()  # only asked, never walked through
         self._stepping: dict[WorkerRef, list[_Link]] = {}
@@ -166,6 +171,11 @@ class SimLinks:
 
     def _start(self, link: _Link, size: float, then: Callable[[_Link], None]) -> None:
         latency_ns, bytes_per_s, ports = link.way = link.way or self._way(link.key)
+        if self._cores is not None:
+            alone_ns = latency_ns + size * self._network.slowed(ports) / bytes_per_s * NS_PER_S
+            self._network.bytes_moved += size
+            self._cores.run(HAND_OFF, alone_ns, 2, lambda _: self._if_alive((link, then)), 0)
+            return
 
         def passed() -> None:
             link.flow = None

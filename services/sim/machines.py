@@ -9,7 +9,7 @@ from services.cluster.config import ClusterConfig, PoolConfig
 from services.cluster.topology import pools
 from services.core.config import CostConfig
 from services.core.errors import ConfigError
-from services.sim.config import MachinesConfig
+from services.sim.config import MachinesConfig, SimConfig, WireConfig
 from services.sim.cost_model import NO_TOKENS, CostModel, Linear, WithImages, fitted, opt_13b_a100
 from services.sim.models import ModelSpec, model_named
 from services.sim.network import Place
@@ -18,6 +18,8 @@ from services.sim.roofline import USABLE_MEMORY, Roofline, device_named, vision_
 
 FITTED, PUBLISHED = "fitted", "opt-13b-a100"
 A100, OPT = "a100-80g", "opt-13b"
+NO_TIME_MS = 1e-6
+"""Of a token's KV, where a hand-off takes the same time for any number of them."""
 
 
 def image_tokens(config: ClusterConfig, machines: MachinesConfig, asked: int | None) -> int | None:
@@ -89,6 +91,23 @@ def pools_of(
     if not images or apart:
         return tuple(found)
     return tuple(_encodes_too(each, config, machines, cost) if "prefill" in each.roles else each for each in found)
+
+
+def wires_of(
+    config: ClusterConfig, sim: SimConfig, pools: tuple[SimPool, ...], cost: CostConfig | None = None
+) -> SimConfig:
+    """The same with hand-offs between `fitted` workers, which share a host, as long as their coefficients say.
+
+    Args:
+        pools, cost: what `pools_of` made, and of what.
+    """
+    cost = cost or config.router.cost
+    if (sim.machines.prefill, sim.machines.decode) != (FITTED, FITTED):
+        return sim
+    token_bytes = pools[-1].block_bytes / config.cache.block_size_tokens
+    slowest_ms = max(cost.transfer_token_ms, NO_TIME_MS)
+    host = WireConfig(latency_us=1000 * cost.transfer_ms, gbytes_per_s=token_bytes / slowest_ms / 1e6)
+    return sim.model_copy(update={"wires": sim.wires.model_copy(update={"host": host})})
 
 
 def _encode_cost(config: ClusterConfig, machines: MachinesConfig, hardware: str, cost: CostConfig) -> Linear:

@@ -139,10 +139,11 @@ class Network:
 
     def capacity(self, port: Port) -> float:
         """Bytes a second of a port now."""
-        if not self._slower:
-            return self._capacity[port]
-        factors = [factor for name, factor in self._slower.items() if name in port]
-        return self._capacity[port] / max(factors, default=1.0)
+        return self._capacity[port] / self.slowed((port,)) if self._slower else self._capacity[port]
+
+    def slowed(self, ports: tuple[Port, ...]) -> float:
+        """How many times slower the slowest of some ports is than as built."""
+        return max([factor for name, factor in self._slower.items() for port in ports if name in port], default=1.0)
 
     @property
     def flows(self) -> tuple[Flow, ...]:

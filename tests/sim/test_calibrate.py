@@ -1,11 +1,12 @@
 """A profile's slowdowns are found again from what clients of a cluster with known ones saw."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from services.cli.calibrate import MOST, Seen, fit_slowdowns, told
-from services.cli.measure_door import Arrivals, Clients
+from services.cli.calibrate import FITTED, MOST, Lived, Seen, fit_host, told
+from services.cli.measure_door import AT_ONCE, OUTPUT, TURNS, Arrivals, Clients, Sessions
 from services.cluster.config import ClusterConfig
 
 COST = {
@@ -18,33 +19,42 @@ COST = {
     "transfer_ms": 3.0,
     "transfer_token_ms": 0.05,
 }
-CLIENTS = Clients((Arrivals(60, 690.0, 40, 112, 0.7),), salt=1)
+KINDS = [
+    Clients((each,), salt=1)
+    for each in (
+        Sessions("one", 1, TURNS, OUTPUT),
+        Sessions("many", AT_ONCE, TURNS, OUTPUT),
+        Arrivals(60, 690.0, 40, 112, 0.7),
+    )
+]
+CLIENTS = KINDS[-1]
 
 
 def profile(**host: float) -> dict[str, Any]:
     """Of a host with two cores."""
-    host = {"cores": 2, "lent_speedup": 1.15, "step_ms": 2.0, "request_cpu_ms": 5.0, "token_cpu_ms": 0.2, **host}
-    return COST | {"host": host, "delays": {"door_ms": 8.0}}
+    cpu = {"request_cpu_ms": 5.0, "item_cpu_ms": 1.0, "token_cpu_ms": 0.2}
+    return COST | {"host": {"cores": 2, "lent_speedup": 1.5, **cpu, **host}, "delays": {"door_ms": 8.0}}
 
 
-@pytest.mark.parametrize("known", [(1.0, 1.0), (1.3, 1.3), (1.5, 1.2)])
-def test_known_slowdowns_are_found(known: tuple[float, float]) -> None:
-    names = ("prefill_slowdown", "decode_slowdown")
-    config, truth = ClusterConfig(), profile(**dict(zip(names, known, strict=True)))
-    seen = Seen(CLIENTS, *told(config, truth, CLIENTS()))
-    found = fit_slowdowns(config, profile(), seen)
-    assert [found[name] for name in names] == pytest.approx(known, abs=0.06)
+@pytest.mark.parametrize("known", [(1.2, 2.0, 1.0, 1.0), (1.4, 0.0, 1.3, 1.3), (1.3, 4.0, 1.5, 1.2)])
+def test_what_is_known_of_a_host_is_found(known: tuple[float, ...]) -> None:
+    config, truth = ClusterConfig(), profile(**dict(zip(FITTED, known, strict=True)))
+    lived = Lived(*(Seen(each, *told(config, truth, each())) for each in KINDS))
+    found = fit_host(config, profile(), lived)
+    lent, step_ms, *slowdowns = known
+    assert [found["lent_speedup"], *(found[name] for name in FITTED[2:])] == pytest.approx([lent, *slowdowns], abs=0.06)
+    assert found["step_ms"] == pytest.approx(step_ms, abs=0.5)
     again = told(config, profile(**found), CLIENTS())
-    assert again == pytest.approx((seen.ttft_ms, seen.tpot_ms), rel=0.03)
+    assert again == pytest.approx((lived.mixed.ttft_ms, lived.mixed.tpot_ms), rel=0.03)
 
 
-def test_what_no_slowdown_explains_ends_at_the_bound() -> None:
-    found = fit_slowdowns(ClusterConfig(), profile(), Seen(CLIENTS, 60_000.0, 5_000.0))
-    assert found == {"prefill_slowdown": MOST, "decode_slowdown": MOST}
-    assert fit_slowdowns(ClusterConfig(), profile(), Seen(CLIENTS, 1.0, 1.0)) == {
-        "prefill_slowdown": 1.0,
-        "decode_slowdown": 1.0,
-    }
+def test_what_nothing_explains_ends_at_the_bounds() -> None:
+    fast = Lived(*(Seen(each, 1.0, 1.0) for each in KINDS))
+    slow = replace(fast, mixed=Seen(CLIENTS, 60_000.0, 5_000.0))
+    found = fit_host(ClusterConfig(), profile(), slow)
+    assert (found["prefill_slowdown"], found["decode_slowdown"]) == (MOST, MOST)
+    found = fit_host(ClusterConfig(), profile(), fast)
+    assert (found["prefill_slowdown"], found["decode_slowdown"], found["step_ms"]) == (1.0, 1.0, 0.0)
 
 
 def test_lengths_differ_as_they_were_asked_to() -> None:
