@@ -40,7 +40,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Lived:
-    """What clients of three kinds saw: one stream, several at once, and requests of all lengths that come as they do."""
+    """What three kinds of clients saw: one stream, several at once, and requests of all lengths as they come."""
 
     one: Seen
     many: Seen
@@ -49,6 +49,9 @@ class Lived:
 
 def fit_host(config: ClusterConfig, profile: Mapping[str, Any], lived: Lived) -> dict[str, float]:
     """How a profile's host shares its cores, so that its simulation tells what was seen.
+
+    Args:
+        profile: with a `lent_speedup` to begin with, as bare processes have it.
 
     Returns:
         `lent_speedup`, `step_ms`, `prefill_slowdown` and `decode_slowdown`, all as in `sim.config.HostConfig`.

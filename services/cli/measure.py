@@ -40,7 +40,7 @@ def measure(output: Output, config: ClusterConfig, path: Path, repeats: int, ser
     Raises:
         TriptychError: the model cannot be loaded, the machine cannot run it, or the cluster does not answer.
     """
-    fits, host = _measured(output, config, repeats)
+    fits, host = _measured(output, config, repeats, alone=server is None)
     profile: dict[str, Any] = {
         name: round(value, 9)
         for stage in STAGES
@@ -80,8 +80,14 @@ def measure(output: Output, config: ClusterConfig, path: Path, repeats: int, ser
     return EXIT_OK
 
 
-def _measured(output: Output, config: ClusterConfig, repeats: int) -> tuple[dict[str, Fit], dict[str, float]]:
-    """Fits of steps and hand-offs, and what sharing the host's cores costs."""
+def _measured(
+    output: Output, config: ClusterConfig, repeats: int, alone: bool
+) -> tuple[dict[str, Fit], dict[str, float]]:
+    """Fits of steps and hand-offs, and what sharing the host's cores costs.
+
+    Args:
+        alone: no cluster will tell how its workers slow each other; two bare processes do.
+    """
     from services.engine.checkpoint import prepare_model, read_shape  # torch takes seconds
     from services.engine.measure import decode_times, lent_speedup, prefill_times, waking
     from services.engine.measure_beside import ModelPlace, slowdowns
@@ -107,6 +113,7 @@ def _measured(output: Output, config: ClusterConfig, repeats: int) -> tuple[dict
     }
     if cores > threads:
         host["lent_speedup"] = lent_speedup(runner, threads, cores, output.note)
+    if alone and cores > threads:
         place = ModelPlace(folder, dtype, pool_bytes, size, threads)
         host["prefill_slowdown"], host["decode_slowdown"] = slowdowns(runner, place, output.note)
     sizes = {

@@ -71,7 +71,9 @@ class EmbeddingThread:
         work = loop.run_in_executor(self._thread, _embed, self._embedder, [text for text, _ in batch])
         work.add_done_callback(self._finisher([future for _, future in batch]))
 
-    def _finisher(self, futures: list[asyncio.Future[Understood]]) -> Callable[[asyncio.Future[list[Understood]]], None]:
+    def _finisher(
+        self, futures: list[asyncio.Future[Understood]]
+    ) -> Callable[[asyncio.Future[list[Understood]]], None]:
         begun_ns = self._clock.now_ns()
 
         def finish(work: asyncio.Future[list[Understood]]) -> None:

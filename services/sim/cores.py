@@ -20,7 +20,7 @@ from services.worker.config import IDLE_NS
 
 PAUSE_NS = 50 * NS_PER_MS
 """An idle time after which a worker begins slower."""
-EDGE, HAND_OFF = -1, -2
+EDGE, HANDOFF = -1, -2
 """Numbers of the jobs of front door and clients, and of KV between two workers."""
 
 

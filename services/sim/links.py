@@ -11,7 +11,7 @@ from services.core.actions import Event, LinkLost, LinkUp, PostReceive, PostSend
 from services.core.clock import NS_PER_S
 from services.core.peer import LinkKey
 from services.core.request import WorkerRef
-from services.sim.cores import HAND_OFF, Cores
+from services.sim.cores import HANDOFF, Cores
 from services.sim.event_queue import EventQueue
 from services.sim.network import Flow, LinkClass, Network, Place, Port, Wires, link_class, ports_between
 
@@ -174,7 +174,7 @@ class SimLinks:
         if self._cores is not None:
             alone_ns = latency_ns + size * self._network.slowed(ports) / bytes_per_s * NS_PER_S
             self._network.bytes_moved += size
-            self._cores.run(HAND_OFF, alone_ns, 2, lambda _: self._if_alive((link, then)), 0)
+            self._cores.run(HANDOFF, alone_ns, 2, lambda _: self._if_alive((link, then)), 0)
             return
 
         def passed() -> None:

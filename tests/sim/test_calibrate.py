@@ -64,3 +64,10 @@ def test_lengths_differ_as_they_were_asked_to() -> None:
     assert min(prompts) < 50 and max(prompts) > 170 and 100 < sum(prompts) / len(prompts) < 125
     assert min(outputs) < 20 and max(outputs) > 60 and 36 < sum(outputs) / len(outputs) < 44
     assert all(each.input_tokens == len(each.prompt()) for each in rows)
+
+
+def test_hand_offs_take_what_was_measured() -> None:
+    one = KINDS[0]
+    quick, slow = (told(ClusterConfig(), profile() | {"transfer_ms": ms}, one())[1] for ms in (3.0, 103.0))
+    # Between the first token and the second; the core that computed the prompt is lent sooner after a long one.
+    assert slow - quick == pytest.approx(100 / (OUTPUT - 1), rel=0.15)

@@ -1,8 +1,9 @@
 """Cores that workers, front door and clients share."""
 
+from services.core.actions import RequestOutput
 from services.core.clock import NS_PER_MS
 from services.sim.config import HostConfig
-from services.sim.cores import PAUSE_NS, Cores, Edge
+from services.sim.cores import EDGE, PAUSE_NS, Cores, Edge
 from services.sim.event_queue import EventQueue
 from services.worker.config import IDLE_NS
 
@@ -105,3 +106,22 @@ def test_a_worker_that_ended_leaves_its_cores_to_those_that_wait() -> None:
     host.at(later + 2, lambda: host.cores.leave(0))
     host.queue.run()
     assert host.ends == {1: later + 12}
+
+
+def test_threads_of_one_step_wait_for_the_one_whose_core_has_more_to_do() -> None:
+    host = Host()
+    later = IDLE_NS / MS
+    host.at(later, lambda: host.step(0, 10, may_borrow=True))  # on both cores
+    host.at(later, lambda: host.cores.run(EDGE, 4 * MS, 1, lambda _: host._over(EDGE), 0))
+    host.queue.run()
+    assert host.ends == {EDGE: later + 6, 0: later + 13}  # 3 threads: 2/3 for the one, 1/2 for the pair
+
+
+def test_what_a_step_brings_costs_front_door_and_client_for_itself_and_each_token() -> None:
+    host = Host()
+    edge = Edge(host.cores, HostConfig(item_cpu_ms=2.0, token_cpu_ms=0.5))
+    told = (RequestOutput("a", 1, 0, (1, 2)), RequestOutput("b", 1, 0, (1,)))
+    edge.outputs(told, lambda _: host._over(7), None)
+    host.queue.run()
+    edge.outputs((), lambda _: host._over(8), None)
+    assert host.ends == {7: 3.5, 8: 3.5}
