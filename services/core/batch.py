@@ -18,8 +18,9 @@ class SampleSpec:
         temperature: 0 is greedy.
         seed: the request's seed; a draw depends on (seed, position, purpose) alone.
         prompt: the prompt's ids where `repetition_penalty` asks for them, else empty.
-        forbidden: ids that are not chosen for positions below `forbidden_before`.
+        forbidden: ids that are not chosen for positions below `forbidden_before`; those that may end a `grammar`.
         logprobs: tell the token's log-probability and those of this many likeliest ones; None tells nothing.
+        grammar: what the output must be; "" for anything.
     """
 
     temperature: float
@@ -35,11 +36,17 @@ class SampleSpec:
     forbidden: tuple[int, ...] = ()
     forbidden_before: int = 0
     logprobs: int | None = None
+    grammar: str = ""
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether the ids of the output so far matter."""
+        """Whether a penalty looks at the ids of the output so far."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    @property
+    def reads_outputs(self) -> bool:
+        """Whether the ids of the output so far matter."""
+        return bool(self.grammar) or self.counts_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,7 @@ class Row:
         start: position of the first id; keys and values of all earlier positions are in the pool.
         block_table: KV block ids that cover positions 0 .. start + len(token_ids) - 1.
         sample: None for a chunk that does not end the known tokens.
-        outputs: the output so far, where `sample` counts tokens; else empty.
+        outputs: the output so far, where `sample` reads it; else empty.
         score: log-probabilities of prompt tokens, where the client asked for them.
     """
 
@@ -113,7 +120,7 @@ class Decodes:
         starts: its position; keys and values of all earlier positions are in the pool.
         block_tables: KV block ids that cover at least positions 0 .. start.
         samples: how to draw the token that follows.
-        outputs: the output so far of each whose `sample` counts tokens, () of the others; empty when none counts.
+        outputs: the output so far of each whose `sample` reads it, () of the others; empty when none does.
     """
 
     request_ids: tuple[str, ...]
@@ -173,6 +180,7 @@ class StepOutput:
         logprobs: one entry a row, of the sampled id where it was asked for; empty when no row asked.
         scores: one entry a row, one item for each of its `score.targets`; empty when no row asked.
         error: what went wrong, or None; with an error no token is valid and no KV counts as written.
+        refused: (request id, why) of those whose token could not be chosen as they asked; theirs is not valid.
     """
 
     step_id: int
@@ -182,3 +190,4 @@ class StepOutput:
     error: str | None = None
     logprobs: tuple[TokenLogprob | None, ...] = ()
     scores: tuple[tuple[TokenLogprob, ...], ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()

@@ -45,6 +45,8 @@ class SamplingParams:
         min_tokens: no id of `stop_token_ids` is chosen before the output has this many tokens.
         logprobs: tell each output token's log-probability and those of this many likeliest ones; None tells nothing.
         prompt_logprobs: the same for each prompt token but the first. Such a prompt is computed without prefix hits.
+        grammar: what the output must be, as `engine/grammar.py` reads it; "" for anything. Where it may end,
+            `stop_token_ids` may be chosen; where nothing else may, they are, whatever `min_tokens` says.
     """
 
     max_tokens: int
@@ -61,6 +63,7 @@ class SamplingParams:
     min_tokens: int = 0
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    grammar: str = ""
 
     def finish_reason(self, token_id: int, num_output_tokens: int) -> FinishReason | None:
         """Whether the output ends with `token_id` as its `num_output_tokens`-th token (counted from 1)."""

@@ -18,7 +18,8 @@ attention.py       paged attention over block tables
 input_batch.py     a step's rows as tensors
 decode_inputs.py   those of decode steps, changed in place while the same requests go on
 model.py           decoder-only transformers of the Llama family
-penalties.py       changes to logits: penalties, biases, forbidden tokens
+grammar.py         what may follow in outputs of a language (no torch)
+penalties.py       changes to logits: penalties, biases, tokens that may not come
 filters.py         min-p, top-k, top-p
 sampler.py         counter-based sampling
 logprobs.py        log-probabilities of output and prompt tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from services.core.errors import MemoryShortError
 from services.core.ports import RunnerLost
 from services.engine.checkpoint import read_shape
 from services.engine.decode_inputs import DecodeInputs
+from services.engine.grammar import GrammarError, Grammars, Mask
 from services.engine.input_batch import InputBatch, build
 from services.engine.kv_pool import PagedKvPool, num_blocks_for
 from services.engine.logprobs import Scores, token_logprob
@@ -43,6 +45,7 @@ class ModelRunner:
         progress: how far the running step is.
         any_threads: the number of threads may change between steps; in an exact model: without changing a bit.
         notes: one line for each fallback or failed self-test, for the log and `triptych doctor`.
+        grammars: of requests whose output must be of a language; None: such requests are refused.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class ModelRunner:
         self.pool = pool
         self.notes: tuple[str, ...] = model.notes
         self.any_threads = True
+        self.grammars: Grammars | None = None
         self.progress = StepProgress()
         self._digests = testing_digests
         self._decode_inputs = DecodeInputs(model.shape, pool, model.exact)
@@ -123,11 +127,13 @@ class ModelRunner:
         """Each row's token, and whatever its request wants to know of it."""
         rows = batch.rows
         sampled = [(row, row.sample) for row in rows if row.sample is not None]
+        masks, refused = self._masks(sampled)
         tokens = sample(
             logits,
             [spec for _, spec in sampled],
             [row.end for row, _ in sampled],
             [row.outputs for row, _ in sampled],
+            masks,
         )
         told = {
             row.request_id: token_logprob(logits[place], tokens[place], spec.logprobs)
@@ -141,7 +147,22 @@ class ModelRunner:
             logits_digests=tuple("" if row.sample is None else next(hashed) for row in rows) if self._digests else (),
             logprobs=tuple(told.get(row.request_id) for row in rows) if told else (),
             scores=scored.by_row(len(rows)),
+            refused=refused,
         )
+
+    def _masks(self, sampled: Sequence[tuple[Row, SampleSpec]]) -> tuple[dict[int, Mask], tuple[tuple[str, str], ...]]:
+        """What may follow in rows with a grammar, by their places; (request id, why) where that cannot be told."""
+        masks: dict[int, Mask] = {}
+        refused = []
+        for place, (row, spec) in enumerate(sampled):
+            if spec.grammar:
+                try:
+                    if self.grammars is None:
+                        raise GrammarError("this worker has no tokenizer")
+                    masks[place] = self.grammars.allowed(row.request_id, spec, row.end, row.outputs)
+                except GrammarError as error:
+                    refused.append((row.request_id, str(error)))
+        return masks, tuple(refused)
 
     def self_test(self) -> list[str]:
         """Check on this machine that a token's logits do not depend on chunking or batch, bit by bit.
@@ -239,6 +260,7 @@ def load_runner(
     kv_dtype: torch.dtype = getattr(torch, KV_DTYPE[dtype])
     pool = PagedKvPool(shape.num_layers, num_blocks, shape.kv_heads, block_size, shape.head_dim, kv_dtype)
     runner = ModelRunner(Model(shape, tensors, dtype), pool, testing_digests)
+    runner.grammars = Grammars(folder, shape.vocab)
     del tensors
     trim_heap()
     if dtype == "float32":  # the one dtype that promises bits

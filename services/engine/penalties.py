@@ -1,11 +1,12 @@
-"""Changes to logits before anything is drawn: penalties for tokens that were there, biases, and forbidden tokens.
+"""Changes to logits before anything is drawn: penalties for tokens that were there, biases, tokens that may not come.
 
 With l the logits of one row, in this order:
 
 - repetition (Keskar et al., "CTRL", 2019), for ids in the prompt or the output: l / r where l > 0, else l · r;
 - frequency and presence (OpenAI's API), for ids in the output: l - f · count - p;
 - bias: l + b;
-- forbidden: minus infinity.
+- forbidden: minus infinity;
+- grammar: minus infinity for what may not follow (`grammar.py`), which knows of forbidden tokens too.
 
 Only the ids concerned are touched, those of all rows at once; rows without any of this are not.
 """
@@ -13,7 +14,7 @@ Only the ids concerned are touched, those of all rows at once; rows without any 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -22,17 +23,22 @@ import torch
 from torch import Tensor
 
 from services.core.batch import SampleSpec
+from services.engine.grammar import Mask
 
 Ids = npt.NDArray[np.int64]
 
 
 def changes(spec: SampleSpec, position: int) -> bool:
     """Whether the logits of this request's token at `position` are changed at all."""
-    return spec.counts_tokens or bool(spec.logit_bias) or position < spec.forbidden_before
+    return spec.reads_outputs or bool(spec.logit_bias) or position < spec.forbidden_before
 
 
 def change_(
-    logits: Tensor, specs: Sequence[SampleSpec], positions: Sequence[int], outputs: Sequence[Sequence[int]]
+    logits: Tensor,
+    specs: Sequence[SampleSpec],
+    positions: Sequence[int],
+    outputs: Sequence[Sequence[int]],
+    masks: Mapping[int, Mask] | None = None,
 ) -> None:
     """Apply every row's penalties, biases and prohibitions in place.
 
@@ -40,6 +46,7 @@ def change_(
         logits: [rows, vocab] float32, contiguous.
         positions: of the token that each row's logits are for.
         outputs: of each row, the output so far; read where `counts_tokens`.
+        masks: of rows with a grammar, what may follow.
     """
     flat, vocab = logits.view(-1), logits.shape[1]
     counting = [row for row, spec in enumerate(specs) if spec.counts_tokens]
@@ -52,11 +59,13 @@ def change_(
     forbidden = [
         row * vocab + token_id
         for row, spec in enumerate(specs)
-        if positions[row] < spec.forbidden_before
+        if positions[row] < spec.forbidden_before and not spec.grammar
         for token_id in spec.forbidden
     ]
     if forbidden:
         flat[torch.tensor(forbidden)] = -math.inf
+    for row, mask in (masks or {}).items():
+        logits[row].masked_fill_(torch.from_numpy(~mask), -math.inf)
 
 
 def penalise_(flat: Tensor, vocab: int, rows: Sequence[tuple[int, SampleSpec, Sequence[int]]]) -> None:

@@ -1,6 +1,6 @@
 """Logits to token ids: greedy, or drawn by a counter-based generator that no other request can disturb.
 
-In this order, which is vLLM's: penalties, bias and forbidden tokens (`penalties.py`);
+In this order, which is vLLM's: penalties, bias, forbidden tokens and the grammar's mask (`penalties.py`);
 temperature; min-p, top-k and top-p (`filters.py`); the draw. At temperature 0 the largest changed logit wins, of equals
 the lowest id.
 
@@ -15,7 +15,7 @@ the processor's cache, and a vectorised exp over several rows may round a row di
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch import Tensor
 from services.core.batch import SampleSpec
 from services.core.seeds import derive_seed
 from services.engine.filters import kept
+from services.engine.grammar import Mask
 from services.engine.penalties import change_, changes
 
 GREEDY_BELOW = 1e-5
@@ -41,7 +42,7 @@ def uniform(seed: int, position: int, purpose: str = "token") -> float:
 
 def is_plain(spec: SampleSpec) -> bool:
     """Whether each token is the likeliest one, with nothing changed or drawn: `greedy` is all that is needed."""
-    return spec.temperature < GREEDY_BELOW and not (spec.counts_tokens or spec.logit_bias or spec.forbidden)
+    return spec.temperature < GREEDY_BELOW and not (spec.reads_outputs or spec.logit_bias or spec.forbidden)
 
 
 def greedy(logits: Tensor) -> list[int]:
@@ -68,6 +69,7 @@ def sample(
     specs: Sequence[SampleSpec],
     positions: Sequence[int],
     outputs: Sequence[Sequence[int]] | None = None,
+    masks: Mapping[int, Mask] | None = None,
 ) -> list[int]:
     """One token id a row.
 
@@ -75,6 +77,7 @@ def sample(
         logits: [rows, vocab] float32; left as they are.
         positions: position of each row's new token.
         outputs: of each row, the output so far; None when no row counts tokens.
+        masks: of rows with a grammar, the tokens that may follow, at least one.
 
     Raises:
         ArithmeticError: a row holds NaN, so nothing can be chosen from it.
@@ -89,6 +92,7 @@ def sample(
             [specs[row] for row in rows],
             [positions[row] for row in rows],
             [outputs[row] if outputs else () for row in rows],
+            {place: masks[row] for place, row in enumerate(rows) if row in masks} if masks else None,
         )
         altered = dict(zip(rows, copies, strict=True))
         for row, token in zip(rows, copies.argmax(-1).tolist(), strict=True):

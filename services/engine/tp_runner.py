@@ -15,6 +15,7 @@ from services.core.batch import Row, ScheduledBatch
 from services.core.clock import Clock
 from services.core.ports import LinkError, RunnerLost
 from services.engine.checkpoint import read_shape
+from services.engine.grammar import Grammars
 from services.engine.kv_pool import PagedKvPool, num_blocks_for
 from services.engine.model import Model, ScoreHook
 from services.engine.model_runner import ModelRunner, check_memory
@@ -161,6 +162,7 @@ def load_rank(
     )
     model = Model(shape, tensors, dtype, group)
     runner = TpRunner(model, pool, group, testing_digests) if group.rank == 0 else ModelRunner(model, pool)
+    runner.grammars = Grammars(folder, whole.vocab)  # rank 0 alone draws
     group.meet(LOAD_S)
     if dtype == "float32":  # the one dtype that promises bits
         runner.notes += tuple(runner.self_test())  # at all ranks at once, which sum as in any step

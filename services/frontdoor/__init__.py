@@ -7,6 +7,7 @@ limits.py            what each tenant may take
 tokenizer.py         tokenize, detokenize
 chat_template.py     a conversation as the text that the model was trained on
 slo_headers.py       latency targets and priority from headers
+structured.py        what outputs are to be, checked and compiled
 sampling.py          a client's sampling fields, checked; the requests of several outputs
 convert.py           messages of the wire to requests and back
 beside.py            where that is done: on the loop, or beside it
@@ -45,6 +46,7 @@ http_connection.py   uvicorn's connections with bounds, and the socket
 http_door.py         names HTTP requests, enters layers, bounds bodies
 openai_schema.py     bodies of the OpenAI API
 openai_convert.py    those bodies to messages of Generate
+openai_structured.py what those bodies say of the output's form
 openai_output.py     an output's tokens to events, or to one answer
 openai_stream.py     serves one call, streamed or whole
 openai_http.py       the OpenAI API's routes

@@ -39,6 +39,7 @@ from services.frontdoor.performer import Performer
 from services.frontdoor.response_cache import make_response_cache
 from services.frontdoor.server import Servers
 from services.frontdoor.servicer import InferenceServicer
+from services.frontdoor.structured import GrammarChecker
 from services.frontdoor.subscriptions import Subscriptions
 from services.frontdoor.tls import ServerTls
 from services.frontdoor.tokenizer import Tokenizer
@@ -113,6 +114,7 @@ class FrontDoor:
         observer, most = RequestMetrics(exporter, served.name, self._traffic), config.max_running_requests
         self._performer = Performer(flow, self._subscriptions, clock, self.front_door_id, most, log, observer, cache)
         exporter.add_source(self._samples)
+        exporter.add_source(served.grammars.samples)
         ports = None if telemetry is None else telemetry.metrics_ports
         self._metrics_at = None if ports is None else (config.host, ports)
         converter = Converter(served, config, self.front_door_id)
@@ -297,7 +299,7 @@ def load_model(config: ModelConfig, folder: Path, block_size: int) -> ServedMode
     shape = read_shape(folder)
     tokenizer = Tokenizer(folder)
     named = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    digest = model_digest(folder)
+    digest, eos_token_ids = model_digest(folder), shape.eos_token_ids or named
 
     def root_of(salt: bytes) -> bytes:
         rope = str(shape.rope)
@@ -308,8 +310,9 @@ def load_model(config: ModelConfig, folder: Path, block_size: int) -> ServedMode
         dtype=config.dtype,
         max_len_tokens=min(shape.max_position, config.max_model_len_tokens or shape.max_position),
         vocab_size=shape.vocab,
-        eos_token_ids=shape.eos_token_ids or named,
+        eos_token_ids=eos_token_ids,
         tokenizer=tokenizer,
         root_of=root_of,
         block_size=block_size,
+        grammars=GrammarChecker(folder, shape.vocab, eos_token_ids),
     )

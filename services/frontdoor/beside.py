@@ -1,4 +1,4 @@
-"""Where a request is checked and tokenized: a short one on the event loop, a long one beside it."""
+"""Where a request is checked and tokenized: a short one on the event loop, one that may take long beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ SHORT_BYTES = 1024
 
 
 async def beside(messages: Iterable[pb.GenerateRequest], work: Callable[[], T]) -> T:
-    """The result of work on these requests; that on long ones delays nobody else's tokens."""
-    if sum(each.ByteSize() for each in messages) <= SHORT_BYTES:
+    """The result of work on these requests; that on long ones, or on grammars, delays nobody else's tokens."""
+    messages = list(messages)
+    if sum(each.ByteSize() for each in messages) <= SHORT_BYTES and not any(map(is_structured, messages)):
         return work()
     return await asyncio.to_thread(work)
+
+
+def is_structured(message: pb.GenerateRequest) -> bool:
+    """Whether its output must be of some form, which has to be compiled."""
+    return message.sampling.HasField("structured")

@@ -14,6 +14,7 @@ from services.core.errors import (
     DeadlineError,
     DuplicateRequestError,
     InternalError,
+    InvalidRequestError,
     OverloadedError,
     PromptTooLongError,
     TriptychError,
@@ -229,6 +230,8 @@ def output_error(end: RequestOutput) -> TriptychError:
             return DuplicateRequestError(message)
         case "OVERLOADED":
             return OverloadedError(message, metadata=RETRY.copy())
+        case "GRAMMAR_FAILED":
+            return InvalidRequestError("sampling.structured", f"no output could follow it: {message}", reason=reason)
         case "STEP_FAILED":
             return InternalError(f"request {end.request_id} failed inside a worker; its log has the details")
         case _:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.core.errors import InvalidRequestError, ModelNotFoundError, PromptTooLongError
 from services.core.request import FinishReason, Request
@@ -12,6 +12,7 @@ from services.frontdoor.auth import ANYBODY, Identity
 from services.frontdoor.call import REQUEST_ID
 from services.frontdoor.config import FrontDoorConfig
 from services.frontdoor.sampling import sampling_params
+from services.frontdoor.structured import GrammarChecker
 from services.frontdoor.tokenizer import Tokenizer
 from services.kvcache.block import prompt_block_hashes
 from services.pb import inference_pb2 as pb
@@ -38,6 +39,7 @@ class ServedModel:
         tokenizer: of the model's folder.
         root_of: start of every chain of block hashes, from the tenant's salt.
         block_size: tokens in one KV block.
+        grammars: checks what outputs are to be.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ServedModel:
     tokenizer: Tokenizer
     root_of: Callable[[bytes], bytes]
     block_size: int
+    grammars: GrammarChecker = field(default_factory=GrammarChecker)
 
 
 class Converter:
@@ -89,6 +92,7 @@ class Converter:
             self._max_tokens(message.sampling, len(prompt)),
             self._model.vocab_size,
             self._model.eos_token_ids,
+            self._model.grammars.grammar(message.sampling),
         )
         root = self._model.root_of(identity.salt)
         return Request(

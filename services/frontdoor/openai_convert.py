@@ -17,11 +17,10 @@ NOTHING: tuple[Any, ...] = (None, False, "", [], {})
 REFUSED: Mapping[str, tuple[Any, ...]] = {
     **dict.fromkeys(("tool_choice", "function_call"), ("none", "auto")),
     **dict.fromkeys(("tools", "functions", "audio", "prediction", "web_search_options", "store", "suffix"), ()),
-    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"), ()),
+    **dict.fromkeys(("guided_json_object", "guided_whitespace_pattern", "structural_tag"), ()),
     **dict.fromkeys(("chat_template", "chat_template_kwargs", "documents", "continue_final_message"), ()),
     **dict.fromkeys(("use_beam_search", "bad_words", "allowed_token_ids", "truncate_prompt_tokens"), ()),
     **dict.fromkeys(("logits_processors", "include_stop_str_in_output", "prompt_embeds", "prompt_logprobs"), ()),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
@@ -182,7 +181,7 @@ def in_clients_words(error: InvalidRequestError, names: Mapping[str, str]) -> In
     """
     found = FIELD.fullmatch(error.field)
     assert found is not None, error.field
-    field = names.get(found[1], found[1]) + found[2]
+    field = names.get(found[1] + found[2]) or names.get(found[1], found[1]) + found[2]
     renamed = type(error)(field, error.message.removeprefix(f"{error.field}: "), reason=error.reason)
     renamed.metadata = {**error.metadata, **renamed.metadata}
     return renamed

@@ -21,10 +21,12 @@ from services.frontdoor.convert import Converter, ServedModel
 from services.frontdoor.openai_convert import chat_message, completion_messages, in_clients_words
 from services.frontdoor.openai_output import Prompt, Reply
 from services.frontdoor.openai_stream import Answer, Work
+from services.frontdoor.openai_structured import structured_of
 from services.frontdoor.performer import Performer
 from services.frontdoor.response_cache import ResponseCache
 from services.frontdoor.sampling import choices as choice_requests
 from services.frontdoor.servicer import apply_headers
+from services.frontdoor.structured import StructuredError
 from services.kvcache.block import NO_AUTH_SALT
 from services.pb import inference_pb2 as pb
 from services.semcache.gate import Asked
@@ -141,9 +143,13 @@ class OpenAiApi:
     ) -> Response:
         call, is_chat = current_call.get(), isinstance(body, schema.ChatCompletionRequest)
         call.operation = "chat" if is_chat else "text_completion"
+        structured, words = self._structured(body, echo)
         for message in messages:
             message.request_id = call.request_id
             apply_headers(message, call.metadata)
+            if structured is not None:
+                message.sampling.structured.CopyFrom(structured)
+        names = [{**each, **words} for each in names]
         work = await beside(messages, lambda: self._check(call, messages, names, echo))
         call.charge([request for each in work for request in each.requests])
         asked = await self._asked(call, work) if self._cache is not None and not echo else None
@@ -166,6 +172,14 @@ class OpenAiApi:
             stream=bool(body.stream),
             show_route=call.metadata.get("x-debug", "").strip().lower() == "route",
         )
+
+    def _structured(self, body: schema.Generation, echo: bool) -> tuple[pb.Structured | None, Mapping[str, str]]:
+        """What the output must be; a refusal is counted."""
+        try:
+            return structured_of(body, echo)
+        except StructuredError as error:
+            self._model.grammars.count(error)
+            raise
 
     def _check(
         self, call: Call, messages: Sequence[pb.GenerateRequest], names: Sequence[Mapping[str, str]], echo: bool

@@ -49,6 +49,31 @@ class StreamOptions(Body):
     include_usage: bool | None = Field(None, description="End with a chunk that has no choices but the usage.")
 
 
+class JsonSchema(Body):
+    """A JSON Schema with a name, as OpenAI wants it."""
+
+    name: Text | None = Field(None, description="Accepted, and without effect.")
+    schema_: dict[str, Any] | None = Field(None, alias="schema", description="The schema; needed.")
+    strict: bool | None = Field(None, description="Accepted; the schema is always kept to.")
+
+
+class ResponseFormat(Body):
+    """What the output must be, as OpenAI has it."""
+
+    type: Text = Field(description="text, json_object (any JSON object) or json_schema.")
+    json_schema: JsonSchema | None = Field(None, description="With json_schema.")
+
+
+class StructuredOutputs(Body):
+    """What the output must be, as vLLM has it; exactly one is given."""
+
+    json_: dict[str, Any] | Text | None = Field(None, alias="json", description="A JSON Schema.")
+    json_object: bool | None = Field(None, description="Any JSON object.")
+    regex: Text | None = Field(None, description="What the whole output matches.")
+    choice: list[Text] | None = Field(None, description="One of these texts.")
+    grammar: Text | None = Field(None, description="A grammar in Lark's notation, or in llama.cpp's (GBNF).")
+
+
 class Generation(Body):
     """What both kinds of completions share."""
 
@@ -73,6 +98,13 @@ class Generation(Body):
     min_tokens: int | None = Field(None, description="No end before this many tokens.")
     stop_token_ids: list[int] | None = Field(None, description="At most 64 ids that end the output.")
     priority: int | None = Field(None, description="-100 to 100, higher first; below 0 may be shed first.")
+    # What the output must be; one of these.
+    response_format: ResponseFormat | None = Field(None, description="OpenAI's field; of a schema, at most 64 KiB.")
+    structured_outputs: StructuredOutputs | None = Field(None, description="vLLM's field.")
+    guided_json: dict[str, Any] | Text | None = Field(None, description="As structured_outputs.json.")
+    guided_regex: Text | None = Field(None, description="As structured_outputs.regex.")
+    guided_choice: list[Text] | None = Field(None, description="As structured_outputs.choice.")
+    guided_grammar: Text | None = Field(None, description="As structured_outputs.grammar.")
 
 
 class ChatCompletionRequest(Generation):

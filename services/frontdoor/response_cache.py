@@ -16,6 +16,7 @@ from services.core.lookup import CacheResult, StoreCache
 from services.core.request import Request, SamplingParams
 from services.core.seeds import stream
 from services.frontdoor.auth import Identity
+from services.frontdoor.beside import is_structured
 from services.frontdoor.convert import ServedModel, conversation
 from services.frontdoor.embedding import EmbeddingThread
 from services.kvcache.block import NO_AUTH_SALT
@@ -174,7 +175,7 @@ class ResponseCache:
         """
         control = parse_control(metadata.get(HEADER, ""))
         turns = conversation(message.messages)
-        shape = Shape(turns[-1]["content"] if turns else message.prompt)
+        shape = Shape(turns[-1]["content"] if turns else message.prompt, structured=is_structured(message))
         hint = metadata.get(CATEGORY_HEADER, "").strip().lower() if self.config.hints else ""
         meaning = _Meaning(identity, key_fields(message, request), turns, shape.text, self.cache.index.changes)
         found = at_once(shape, hint, self.config.categories)
@@ -202,7 +203,7 @@ class ResponseCache:
     def category_of(self, message: pb.GenerateRequest, metadata: Mapping[str, str]) -> Found | None:
         """What is known of a request's category without embedding anything."""
         turns = conversation(message.messages)
-        shape = Shape(turns[-1]["content"] if turns else message.prompt)
+        shape = Shape(turns[-1]["content"] if turns else message.prompt, structured=is_structured(message))
         hint = metadata.get(CATEGORY_HEADER, "").strip().lower() if self.config.hints else ""
         known = self._known.get(shape.text)
         return at_once(shape, hint, self.config.categories) or (known.found if known else None)

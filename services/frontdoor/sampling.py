@@ -29,7 +29,7 @@ RANGES = {
 
 
 def sampling_params(
-    message: pb.Sampling, max_tokens: int, vocab_size: int, eos_token_ids: tuple[int, ...]
+    message: pb.Sampling, max_tokens: int, vocab_size: int, eos_token_ids: tuple[int, ...], grammar: str = ""
 ) -> SamplingParams:
     """Checked parameters; a missing seed is drawn here.
 
@@ -37,6 +37,8 @@ def sampling_params(
         max_tokens: as worked out from the prompt and the context window.
         vocab_size: ids that a client may name are below this.
         eos_token_ids: ids that end an output unless the client ignores them.
+        grammar: what the output must be. One that has nothing left to go on with ends, also when ends are ignored:
+            they are then not chosen before.
 
     Raises:
         InvalidRequestError: a field is wrong; `field` is its proto path.
@@ -57,11 +59,12 @@ def sampling_params(
     check_choices(message)
     check_stops(message.stop)
     stops = stop_ids(message.stop_token_ids, vocab_size)
+    endless = message.ignore_eos and not grammar
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=message.temperature,
         seed=message.seed if message.HasField("seed") else new_seed(),
-        stop_token_ids=stops if message.ignore_eos else tuple(dict.fromkeys((*eos_token_ids, *stops))),
+        stop_token_ids=stops if endless else tuple(dict.fromkeys((*eos_token_ids, *stops))),
         top_k=message.top_k,
         top_p=message.top_p if message.HasField("top_p") else 1.0,
         min_p=message.min_p,
@@ -69,9 +72,10 @@ def sampling_params(
         presence_penalty=message.presence_penalty,
         frequency_penalty=message.frequency_penalty,
         logit_bias=biases(message.logit_bias, vocab_size),
-        min_tokens=message.min_tokens,
+        min_tokens=max_tokens if grammar and message.ignore_eos else message.min_tokens,
         logprobs=message.logprobs if message.HasField("logprobs") else None,
         prompt_logprobs=message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
+        grammar=grammar,
     )
 
 

@@ -55,7 +55,7 @@ class DecodeGroup:
     def _know_all(self) -> None:
         """What all members say together: one front door and stage or none, ids that end an output."""
         states = self.states
-        self._counts_tokens = any(spec.counts_tokens for spec in self._samples)
+        self._reads_outputs = any(spec.reads_outputs for spec in self._samples)
         homes = dict.fromkeys([(state.stage, state.request.front_door) for state in states])
         self._home = next(iter(homes)) if len(homes) == 1 else None
         self._stops = frozenset().union(*[state.stop_ids for state in states if state.stop_ids])
@@ -90,7 +90,7 @@ class DecodeGroup:
             self._first_room = room
         if is_fresh(state):
             self._fresh.append(state)
-        if (state.stage, state.request.front_door) != self._home or state.stop_ids or state.spec.counts_tokens:
+        if (state.stage, state.request.front_door) != self._home or state.stop_ids or state.spec.reads_outputs:
             self._know_all()
 
     def leave(self, state: RequestState) -> None:
@@ -107,7 +107,7 @@ class DecodeGroup:
         self._first_room, self._first_end = min(self._rooms, default=0), min(self._ends, default=0)
         if state in self._fresh:
             self._fresh.remove(state)
-        if self._home is None or self._stops or self._counts_tokens or not self.states:
+        if self._home is None or self._stops or self._reads_outputs or not self.states:
             self._know_all()
 
     # --- blocks -----------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class DecodeGroup:
 
     def common_token(self, token: int) -> int | None:
         """The token, unless one that all get has to be looked at request by request."""
-        return None if self._home is None or self._counts_tokens or token in self._stops else token
+        return None if self._home is None or self._reads_outputs or token in self._stops else token
 
     def common(self, output: StepOutput) -> int | None:
         """The token that a step brings all of them, where that is all it brings; None: look at each."""
@@ -243,7 +243,7 @@ class DecodeGroup:
             assert [each - self.steps for each in mine] == made, (mine, made, self.steps)
         assert self.context == fresh.context
         assert (self._first_room, self._first_end) == (min(self._rooms, default=0), min(self._ends, default=0))
-        assert (self._home, self._stops, self._counts_tokens) == (fresh._home, fresh._stops, fresh._counts_tokens)
+        assert (self._home, self._stops, self._reads_outputs) == (fresh._home, fresh._stops, fresh._reads_outputs)
         assert set(map(id, fresh._fresh)) <= set(map(id, self._fresh)), (self._fresh, fresh._fresh)
 
     def decodes(self) -> Decodes:
@@ -257,7 +257,7 @@ class DecodeGroup:
             tuple([offset + steps for offset in self._offsets]),
             self._told_tables,
             self._samples,
-            tuple([state.outputs_for_penalties() for state in self.states]) if self._counts_tokens else (),
+            tuple([state.outputs_for_sampling() for state in self.states]) if self._reads_outputs else (),
         )
 
 

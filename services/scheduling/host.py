@@ -167,9 +167,9 @@ class WorkerCore:
         output = event.output
         if self._encoder is not None and self._encoder.step_running:
             return self._encoder.complete(now, output)
-        if output.error is not None:
-            return self._step_failed(now, output.error)
-        actions: list[Action] = []
+        if (error := output.error) is not None:
+            return self._failed(now, [(one.request.request_id, error) for one in self._scheduler.fail()], "STEP_FAILED")
+        actions = self._failed(now, output.refused, "GRAMMAR_FAILED")
         sampled = self._scheduler.complete(output)
         plain = self._scheduler.plain_tokens
         for name, stage in self._stages.items():
@@ -179,12 +179,13 @@ class WorkerCore:
                 actions += stage.advance(now, of_stage, tokens)
         return actions
 
-    def _step_failed(self, now: int, error: str) -> list[Action]:
-        """A step that raised computed nothing: its requests end with the reason, all others go on."""
+    def _failed(self, now: int, failed: Sequence[tuple[str, str]], reason: str) -> list[Action]:
+        """Requests whose step raised, or that were refused in it, end with what is said of them; all others go on."""
         actions: list[Action] = []
-        for state in self._scheduler.fail():
-            actions += self._cancel(now, state.request.request_id, "step_failed")
-            actions.append(refuse(state.request, "STEP_FAILED", error, state))
+        for request_id, error in failed:
+            if (state := self._scheduler.get(request_id)) is not None:
+                actions += self._cancel(now, request_id, reason.lower())
+                actions.append(refuse(state.request, reason, error, state))
         return actions
 
     def _transfer_event(

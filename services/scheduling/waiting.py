@@ -101,9 +101,9 @@ class RequestState:
             return FinishReason.STOP
         return FinishReason.LENGTH if len(self.tokens) >= self.max_num_tokens else None
 
-    def outputs_for_penalties(self) -> tuple[int, ...]:
-        """The output so far if a penalty counts it, else nothing."""
-        return tuple(self.tokens[len(self.request.prompt) :]) if self.spec.counts_tokens else ()
+    def outputs_for_sampling(self) -> tuple[int, ...]:
+        """The output so far if a penalty or a grammar reads it, else nothing."""
+        return tuple(self.tokens[len(self.request.prompt) :]) if self.spec.reads_outputs else ()
 
     def score_spec(self, start: int, end: int) -> ScoreSpec | None:
         """What to score in a row of the prompt's positions start .. end - 1."""
@@ -156,10 +156,11 @@ def sample_spec(request: Request) -> SampleSpec:
         frequency_penalty=sampling.frequency_penalty,
         prompt=request.prompt if sampling.repetition_penalty != 1.0 else (),
         logit_bias=sampling.logit_bias,
-        forbidden=sampling.stop_token_ids if sampling.min_tokens else (),
+        forbidden=sampling.stop_token_ids if sampling.min_tokens or sampling.grammar else (),
         # The first position with min_tokens outputs before it.
         forbidden_before=len(request.prompt) + sampling.min_tokens,
         logprobs=sampling.logprobs,
+        grammar=sampling.grammar,
     )
 
 
@@ -173,7 +174,7 @@ def chunk_row(state: RequestState, count: int, block_size: int) -> Row:
         start,
         tuple(state.blocks[: -(-end // block_size)]),
         state.spec if ends else None,
-        state.outputs_for_penalties() if ends else (),
+        state.outputs_for_sampling() if ends else (),
         state.score_spec(start, end),
     )
 

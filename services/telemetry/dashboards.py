@@ -87,6 +87,7 @@ def overview(objective: Objective) -> Rows:
         by("Requests failed", metrics.FAILURES, ("reason",), "reqps"),
         by("Requests refused", metrics.REJECTIONS, ("reason",), "reqps"),
         by("Above a tenant's limits", metrics.TENANT_LIMITED, ("reason",), "reqps"),
+        by("Structured outputs", metrics.STRUCTURED, ("kind", "outcome"), "reqps"),
         Panel("Tokens a second", tokens, "short", "Of ended requests."),
         state("Requests running", metrics.RUNNING, ()),
         by("Calls", metrics.CALLS, ("method", "code"), "reqps"),

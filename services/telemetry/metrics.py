@@ -146,6 +146,12 @@ REJECTIONS = _count(
     "admission_rejections", "requests", "Requests that were refused before they began, by reason.", ("reason",)
 )
 
+STRUCTURED = _count(
+    "structured_requests",
+    "requests",
+    "Requests whose output must be of some form, by kind of its description and outcome: accepted, or why not.",
+    ("kind", "outcome"),
+)
 CALLS = _count(
     "calls", "calls", "Calls of either door by method (or path) and canonical status name.", ("door", "method", "code")
 )
@@ -372,19 +378,8 @@ BUILD = Metric(
 )
 
 METRICS: tuple[Metric, ...] = (
-    *(
-        TTFT,
-        ITL,
-        TPOT,
-        E2E,
-        DISPATCH_TIME,
-        CACHE_LOOKUP,
-        ROUTE_TIME,
-        QUEUE_TIME,
-        PREFILL_TIME,
-        DECODE_TIME,
-        INFERENCE_TIME,
-    ),
+    *(TTFT, ITL, TPOT, E2E, DISPATCH_TIME, CACHE_LOOKUP, ROUTE_TIME, QUEUE_TIME, PREFILL_TIME, DECODE_TIME),
+    *(INFERENCE_TIME, STRUCTURED),
     *(HANDOFF_WAIT, HANDOFF_TIME, REQUEST_PROMPT_TOKENS, REQUEST_GENERATION_TOKENS, PROMPT_TOKENS, GENERATION_TOKENS),
     *(PREFIX_QUERIES, PREFIX_HITS, SUCCESSES, FAILURES, REJECTIONS, CALLS, TENANT_LIMITED, RUNNING, LOOP_LAG),
     *(ROUTE_DECISIONS, MOVES, REPORT_AGE),

@@ -111,6 +111,7 @@ async def serving(
         cache=cache,
     )
     exporter.add_source(lambda: front_door_samples(performer, clock))
+    exporter.add_source(model.grammars.samples)
     workers.performer = performer
     converter = Converter(model, config, "frontdoor-1")
     inference = InferenceServicer(performer, converter, model, clock, cache)

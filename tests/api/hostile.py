@@ -24,6 +24,7 @@ FIELDS = (
     *("stop", "stream", "stream_options", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs"),
     *("top_logprobs", "user", "echo", "top_k", "min_p", "repetition_penalty", "ignore_eos", "min_tokens"),
     *("stop_token_ids", "priority", "tools", "tool_choice", "response_format", "suffix", "best_of", "metadata"),
+    *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
 )
 PATHS = (
     *("/../../etc/passwd", "/v1/models/../../secret", "/v1/models/%2e%2e%2f%2e%2e", "/v1/models/%00", "//v1//models"),

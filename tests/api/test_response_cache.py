@@ -214,6 +214,7 @@ SAMPLING: dict[str, object] = {
     "seed": 5,
     "ignore_eos": True,
     "stop": ["x"],
+    "structured": pb.Structured(json_object=True),
 }
 RESOLVED = set(SamplingParams.__dataclass_fields__)
 

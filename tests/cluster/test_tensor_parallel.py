@@ -10,6 +10,7 @@ import pytest
 from services.engine.model import Model
 from services.engine.tiny import save_tiny
 from services.engine.weights import load_tensors
+from services.pb import inference_pb2 as pb
 from tests.cluster.harness import Cluster, running
 from tests.cluster.tensor_parallel import generate_all, kill_a_rank, prompts, rank_pids, tp_config
 from tests.engine.one_request_loop import forced_logits
@@ -50,6 +51,13 @@ def test_status_shows_one_line_for_a_worker_of_two_processes(split: Cluster) -> 
     lines = [line for line in split.cli("status").stdout.splitlines() if line.startswith(("prefill", "decode"))]
     assert [line.split()[0] for line in lines] == ["decode-0", "prefill-0"]
     assert (len(rank_pids(split, "prefill-0")), len(rank_pids(split, "decode-0"))) == (2, 1)
+
+
+def test_a_worker_of_two_ranks_begins_outputs_of_a_form(split: Cluster) -> None:
+    texts = ["abc", "xyz"]
+    wanted = pb.Structured(choice=pb.Choices(texts=texts))
+    found = [split.generate([9, 8, 7], structured=wanted, temperature=1.0, seed=seed) for seed in range(4)]
+    assert all(each.text in texts for each in found), found
 
 
 def test_a_dead_rank_is_a_dead_worker(split: Cluster) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.core.actions import Action, Emit, RunStep, StepDone, Submit
 from services.core.batch import Row, ScheduledBatch, ScoreSpec, StepOutput, TokenLogprob
 from services.core.codec import canonical, decode, encode
+from services.core.output import RequestOutput, by_request
+from services.core.request import FinishReason, WorkerRef
 from services.kvcache.block_manager import BlockManager
 from services.scheduling.config import SchedulerConfig
 from services.scheduling.mixed import MixedScheduler
 from services.scheduling.waiting import RequestState, sample_spec
-from tests.factories import make_request
+from tests.factories import make_core, make_request
 
 PROMPT = tuple(range(100, 110))
 
@@ -55,6 +58,44 @@ def test_a_row_carries_the_output_only_for_penalties() -> None:
     assert [row.outputs for row in rows[0]] == [(), ()]
     assert [row.outputs for row in rows[2]] == [(), (7, 7)]
     assert rows[0][0].sample is rows[2][0].sample, "made once"
+
+
+def test_a_row_carries_the_output_for_a_grammar() -> None:
+    scheduler = make()
+    add(scheduler, "plain")
+    add(scheduler, "formed", grammar="g", stop_token_ids=(5,))
+    rows = [step(scheduler) for _ in range(3)]
+    assert [row.outputs for row in rows[2]] == [(), (7, 7)]
+    spec = rows[2][1].sample
+    assert spec is not None and (spec.grammar, spec.forbidden, spec.forbidden_before) == ("g", (5,), 10)
+
+
+def test_a_request_that_its_step_refused_ends_alone() -> None:
+    core = make_core(WorkerRef("w", 1), ("prefill",), num_blocks=64)
+    actions: list[Action] = []
+    for name in ("one", "two", "three"):
+        actions += core.handle(0, Submit("door", make_request(name, PROMPT, max_tokens=4)))
+    told: dict[str, list[RequestOutput]] = {"one": [], "two": [], "three": []}
+    refusing = {1: "one", 3: "three"}  # in its prompt, and while it decodes
+    for number in range(1, 9):
+        for output in by_request(each for action in actions if isinstance(action, Emit) for each in action.outputs):
+            told[output.request_id].append(output)
+        batches = [action.batch for action in actions if isinstance(action, RunStep)]
+        if not batches:
+            break
+        ids = [row.request_id for row in batches[0].rows]
+        refused = ((refusing[number], "because"),) if refusing.get(number) in ids else ()
+        tokens = tuple(7 if row.sample else None for row in batches[0].rows)
+        output = StepOutput(batches[0].step_id, tokens, refused=refused)
+        assert decode(encode(output)) == output
+        actions = core.handle(0, StepDone("runner", output))
+        core.check()
+    assert core.idle and core.blocks_used == 0
+    assert [each.finish for each in told["two"]][-1] is FinishReason.LENGTH
+    for name, count in (("one", 0), ("three", 1)):
+        assert told[name][-1].reason == "GRAMMAR_FAILED" and told[name][-1].message == "because"
+        assert sum(len(each.token_ids) for each in told[name]) == count, told[name]
+    assert dict(core.load().counters)["ended/GRAMMAR_FAILED"] == 2
 
 
 def test_the_spec_has_what_the_request_asks_for() -> None:
