@@ -137,7 +137,7 @@ class Grammars:
         end_id, ends = spec.forbidden[0], list(spec.forbidden)
         if self._vocabulary is None:
             self._vocabulary = read_vocabulary(self._folder, self._vocab, end_id)
-        found = self._parser(request_id, spec.grammar, tuple(outputs)).mask()
+        found = self._found(request_id, spec.grammar, tuple(outputs))
         allowed = np.zeros(self._vocab, dtype=np.bool_)
         allowed[: len(found)] = found[: self._vocab]
         may_end = bool(found[self._vocabulary.eos_token])
@@ -152,6 +152,16 @@ class Grammars:
         if not allowed.any():  # no token of this vocabulary goes on: the output ends as it is
             allowed[ends] = True
         return allowed
+
+    def _found(self, request_id: str, grammar: str, outputs: tuple[int, ...]) -> Mask:
+        """The parser's mask. Copies share what their lexer found out, which is bounded, so one that fails is made anew."""
+        try:
+            return self._parser(request_id, grammar, outputs).mask()
+        except GrammarError:
+            self._parsers.pop(request_id, None)
+            if self._compiled.pop(grammar, None) is None:
+                raise
+            return self._parser(request_id, grammar, outputs).mask()
 
     def _parser(self, request_id: str, grammar: str, outputs: tuple[int, ...]) -> Parser:
         """One that has read all of an output; it is forgotten when it cannot."""

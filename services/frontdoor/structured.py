@@ -127,14 +127,14 @@ class GrammarChecker:
         if size > MAX_BYTES:
             raise StructuredError(field, f"{size} bytes; at most {MAX_BYTES} are allowed", kind=kind, why="too_large")
         try:
-            grammar = grammar_of(kind, structured)
-            check_grammar(grammar)
-        except GrammarError as error:
-            raise StructuredError(field, f"{error}; correct it", kind=kind) from error
-        try:
-            check_grammar(grammar, self._read_vocabulary())
+            vocabulary = self._read_vocabulary()
         except GrammarError as error:
             raise StructuredError(field, str(error), kind=kind, why="unsupported") from error
+        try:
+            grammar = grammar_of(kind, structured)
+            check_grammar(grammar, vocabulary)
+        except GrammarError as error:
+            raise StructuredError(field, f"{error}; correct it", kind=kind) from error
         return grammar
 
     def _read_vocabulary(self) -> llguidance.LLTokenizer | None:
