@@ -57,10 +57,20 @@ def read_vocabulary(folder: Path, vocab: int, end_id: int) -> llguidance.LLToken
 def check_grammar(grammar: str, vocabulary: llguidance.LLTokenizer | None = None) -> None:
     """Compile a language and throw the result away; milliseconds, for large ones up to a second, without the GIL.
 
+    Args:
+        vocabulary: to ask what an output may begin with, too, which is where some languages turn out too large.
+
     Raises:
         GrammarError: it is not well-formed, has something that is not there, or is too large.
     """
-    if fault := llguidance.LLMatcher.validate_grammar(grammar, vocabulary):
+    if vocabulary is None:
+        fault = llguidance.LLMatcher.validate_grammar(grammar)
+    else:
+        matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0)
+        if not matcher.is_error():
+            matcher.compute_bitmask()
+        fault = matcher.get_error()
+    if fault:
         raise GrammarError(one_line(fault))
 
 

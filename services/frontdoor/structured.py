@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import llguidance
+from llguidance.gbnf_to_lark import any_to_lark
 
 from services.core.errors import InvalidRequestError
 from services.engine.grammar import GrammarError, check_grammar, keep, read_vocabulary
@@ -24,8 +25,8 @@ FIELD = "sampling.structured"
 KINDS = ("json_schema", "json_object", "regex", "choice", "grammar")
 MAX_BYTES = 64 * 1024
 """Of what a client describes its output with; it travels with the request."""
-MAX_NESTING = 100
-"""Brackets inside brackets: compilers are recursive, and their stacks are finite."""
+MAX_PARTS = 1000
+"""Rules and groups of a grammar: its compiler goes from each into the next, and its stack ends at about 2500."""
 MAX_KNOWN = 256
 """Descriptions, right and wrong ones, whose grammars are kept."""
 ANY_OBJECT = '{"type":"object"}'
@@ -165,9 +166,9 @@ def grammar_of(kind: str, structured: pb.Structured) -> str:
         case "choice":
             return llguidance.LLMatcher.grammar_from_regex(choice_regex(list(structured.choice.texts)))
         case "regex":
-            return llguidance.LLMatcher.grammar_from_regex(whole_regex(shallow(structured.regex)))
+            return llguidance.LLMatcher.grammar_from_regex(whole_regex(structured.regex))
         case _:
-            return lark_grammar(shallow(structured.grammar))
+            return lark_grammar(structured.grammar)
 
 
 def json_grammar(schema: str) -> str:
@@ -221,22 +222,23 @@ def lark_grammar(text: str) -> str:
     """Of a grammar in Lark's notation or in llama.cpp's.
 
     Raises:
-        GrammarError: it is empty.
+        GrammarError: it is empty, has too many parts, or is not well-formed.
     """
     if not text.strip():
         raise GrammarError("is empty")
+    check_parts(text)
+    try:
+        text = any_to_lark(text)
+    except Exception as error:  # it has an exception of its own, and more
+        raise GrammarError(f"cannot be read: {str(error)[:200]}") from error
+    check_parts(text)
     return json.dumps({"grammars": [{"lark_grammar": text}]})
 
 
-def shallow(text: str) -> str:
-    """The same text.
-
-    Raises:
-        GrammarError: its brackets are nested too deep.
+def check_parts(text: str) -> None:
+    """Raises:
+    GrammarError: a grammar could be deeper than its compiler's stack.
     """
-    depth = 0
-    for letter in text:
-        depth += (letter in "([{") - (letter in ")]}")
-        if depth > MAX_NESTING:
-            raise GrammarError(f"has more than {MAX_NESTING} brackets inside each other; make it shallower")
-    return text
+    parts = sum(map(text.count, ":([{"))
+    if parts > MAX_PARTS:
+        raise GrammarError(f"{parts} rules, groups and repetitions; at most {MAX_PARTS} are allowed")

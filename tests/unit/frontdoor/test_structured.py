@@ -56,6 +56,7 @@ def accepts(vocabulary: llguidance.LLTokenizer, wanted: pb.Structured, text: str
         (pb.Structured(regex=r"a\$"), ["a$"], ["a", "a\\"]),
         (pb.Structured(choice=pb.Choices(texts=["yes", "no (ok)", "é|ü"])), ["yes", "no (ok)", "é|ü"], ["é", "no"]),
         (pb.Structured(choice=pb.Choices(texts=["a", "ab"])), ["a", "ab"], ["b", "aba"]),
+        (pb.Structured(grammar='root ::= "x" inner*\ninner ::= [0-9] | "(" inner ")"'), ["x((7))12", "x"], ["x((7)", "7"]),
         (pb.Structured(grammar='start: "x" inner\ninner: /[0-9]+/ | "(" inner ")"'), ["x((7))"], ["x((7)", "7"]),
     ],
     ids=lambda each: each.WhichOneof("kind") if isinstance(each, pb.Structured) else "",
@@ -78,7 +79,7 @@ WRONG: list[tuple[pb.Structured, str, str]] = [
     (pb.Structured(json_schema="{"), "json_schema", "is not JSON"),
     (pb.Structured(json_schema="[1]"), "json_schema", "a JSON object is needed, found list"),
     (pb.Structured(json_schema='{"type":"king"}'), "json_schema", "king"),
-    (pb.Structured(json_schema='{"$ref":"http://example.com/a.json"}'), "json_schema", "ref"),
+    (pb.Structured(json_schema='{"$ref":"http://example.com/a.json"}'), "json_schema", "does not fetch"),
     (pb.Structured(json_schema='{"a":' * 500 + "1" + "}" * 500), "json_schema", "JSON"),
     (pb.Structured(json_schema='{"enum":[NaN]}'), "json_schema", "JSON"),
     (pb.Structured(json_schema='{"type":"string","pattern":"(?=a)b"}'), "json_schema", ""),
@@ -86,12 +87,13 @@ WRONG: list[tuple[pb.Structured, str, str]] = [
     (pb.Structured(regex=""), "regex", "is empty"),
     (pb.Structured(regex="(a"), "regex", ""),
     (pb.Structured(regex=r"(a)\1"), "regex", ""),
-    (pb.Structured(regex="(" * 500 + ")" * 500), "regex", "100 brackets"),
+    (pb.Structured(regex="(" * 20_000 + ")" * 20_000), "regex", "invalid regex"),
     (pb.Structured(choice=pb.Choices()), "choice", "give one text or more"),
     (pb.Structured(choice=pb.Choices(texts=["a", ""])), "choice", "none of them empty"),
     (pb.Structured(grammar=" "), "grammar", "is empty"),
     (pb.Structured(grammar="start: missing"), "grammar", "missing"),
-    (pb.Structured(grammar="start: " + "(" * 20_000 + '"a"' + ")" * 20_000), "grammar", "100 brackets"),
+    (pb.Structured(grammar="start: " + "a{" * 20_000 + '"a"' + "}" * 20_000), "grammar", "at most 1000"),
+    (pb.Structured(grammar="start: a0\n" + "".join(f"a{n}: a{n + 1}\n" for n in range(4000))), "grammar", "at most 1000"),
 ]
 
 
