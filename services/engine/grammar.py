@@ -164,7 +164,7 @@ class Grammars:
         return allowed
 
     def _found(self, request_id: str, grammar: str, outputs: tuple[int, ...]) -> Mask:
-        """The parser's mask. Copies share what their lexer found out, which is bounded, so one that fails is made anew."""
+        """The parser's mask. Copies share what their lexer found out, which is bounded: one that fails is made anew."""
         try:
             return self._parser(request_id, grammar, outputs).mask()
         except GrammarError:
