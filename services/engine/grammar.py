@@ -23,6 +23,7 @@ import numpy.typing as npt
 from services.core.batch import SampleSpec
 
 Mask = npt.NDArray[np.bool_]
+K = TypeVar("K")
 T = TypeVar("T")
 MAX_COMPILED = 64
 """Languages whose compiled form is kept."""
@@ -194,7 +195,7 @@ class Grammars:
         return found
 
 
-def keep(known: OrderedDict[str, T], name: str, value: T, most: int) -> None:
+def keep(known: OrderedDict[K, T], name: K, value: T, most: int) -> None:
     """Put something last into a table that forgets its first entries above `most`."""
     known[name] = value
     known.move_to_end(name)
