@@ -41,9 +41,6 @@ class Embedder(Protocol):
     def dim(self) -> int:
         """Numbers of a vector."""
 
-    def count_tokens(self, text: str) -> int:
-        """Length of a text as the embedder sees it."""
-
     def embed(self, text: str) -> Vector:
         """The vector of a text of at most `MAX_TOKENS` tokens, of length 1."""
 
