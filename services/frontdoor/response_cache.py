@@ -40,9 +40,11 @@ IGNORED = frozenset(
     ("request_id", "model", "ttft_slo_ms", "tpot_slo_ms", "priority", "include_timeline")
 )
 """Fields of GenerateRequest that no answer depends on. Any other field, also one added later, is in the key."""
-
-
+APART = IGNORED | {"messages", "sampling"}
+"""Fields of GenerateRequest that are named by themselves, or not at all."""
 SAMPLING = tuple(each.name for each in fields(SamplingParams))
+RESOLVED = frozenset(SAMPLING)
+"""Of the sampling: what a client left out is filled in, so equal requests are equal."""
 MAX_KNOWN = 1000
 """Questions whose vectors are kept: an equal question's category is known at once."""
 INVALIDATED = (-1, -1)
@@ -366,20 +368,23 @@ class ResponseCache:
 
 def key_fields(message: pb.GenerateRequest, request: Request) -> dict[str, Any]:
     """Everything but the conversation that an answer depends on, with the defaults filled in."""
-    found = _given(message, IGNORED | {"messages", "sampling"})
     resolved = {name: getattr(request.sampling, name) for name in SAMPLING}
     if not message.sampling.HasField("seed"):
         del resolved["seed"]  # drawn for this request alone
     if not message.sampling.HasField("max_tokens"):
         del resolved["max_tokens"]  # the room that this prompt leaves; outputs that it cut are not kept
-    others = _given(message.sampling, resolved.keys() | {"seed"})
+    others = _given(message.sampling, RESOLVED)
+    found = _given(message, APART)
     return found | {"sampling": resolved | {f"client_{name}": value for name, value in others.items()}}
 
 
 def _given(message: Message, but: Set[str]) -> dict[str, Any]:
     """Fields that a client gave, but for some."""
+    if all(field.name in but for field, _ in message.ListFields()):
+        return {}  # as nearly always
     rest = type(message)()
     rest.CopyFrom(message)
-    for name in but & set(message.DESCRIPTOR.fields_by_name):
-        rest.ClearField(name)  # before they are told: a conversation is long, and comes into the key another way
+    for field, _ in message.ListFields():
+        if field.name in but:
+            rest.ClearField(field.name)  # before they are told: a conversation is long, and comes into the key elsewhere
     return MessageToDict(rest, preserving_proto_field_name=True)

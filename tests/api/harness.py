@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import openai
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -183,3 +184,12 @@ def details_of(error: grpc.aio.AioRpcError) -> dict[str, object]:
         found[kind.DESCRIPTOR.name] = message = kind()
         assert packed.Unpack(message)
     return found
+
+
+@contextlib.asynccontextmanager
+async def client_of(served: Served, **options: object) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The official client, without its retries."""
+    base = f"http://127.0.0.1:{served.servers.http_port}/v1"
+    options = {"api_key": "none", "max_retries": 0, **options}
+    async with openai.AsyncOpenAI(base_url=base, **options) as client:  # type: ignore[arg-type]
+        yield client

@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import openai
 import pytest
 
 from services.core.actions import Cancel
 from services.core.request import FinishReason
-from tests.api.harness import Served, serving
+from tests.api.harness import Served
 
 CHAT = [{"role": "user", "content": "Say Hi"}]
 RENDERED = "system\nBe helpful\nuser\nSay Hi\nassistant\n"
 """What the echo of a rendered chat says: special tokens have no text."""
-
-
-@contextlib.asynccontextmanager
-async def client_of(served: Served, **options: object) -> AsyncIterator[openai.AsyncOpenAI]:
-    """The official client, without its retries."""
-    base = f"http://127.0.0.1:{served.servers.http_port}/v1"
-    options = {"api_key": "none", "max_retries": 0, **options}
-    async with openai.AsyncOpenAI(base_url=base, **options) as client:  # type: ignore[arg-type]
-        yield client
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    async with serving(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def client(served: Served) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with client_of(served) as found:
-        yield found
 
 
 async def test_a_chat(client: openai.AsyncOpenAI) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from services.frontdoor.convert import Converter
 from tests.api.error_map import ROWS, Row
-from tests.api.harness import Served, serving
-from tests.api.test_openai import CHAT, client_of
+from tests.api.harness import Served, client_of, serving
+from tests.api.test_openai import CHAT
 from tests.api.test_secure_door import ALICE, BOB, write_keys
 
 CHATS, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,20 +14,14 @@ import pytest
 from services.core.actions import RequestOutput
 from services.core.batch import TokenLogprob
 from services.core.request import FinishReason
-from tests.api.harness import Served, serving
-from tests.api.test_openai import CHAT, client_of
+from tests.api.harness import Served, client_of
+from tests.api.test_openai import CHAT
 from tests.unit.frontdoor.fakes import DECODE, PREFILL
 
 H, E, HE, SPACE_C3, END = 3 + ord("h"), 3 + ord("e"), 260, 259, 2
 PROMPT = (TokenLogprob(E, -0.5, ((H, -0.25),)),)
 FIRST = TokenLogprob(SPACE_C3, -1.0, ((E, float("-inf")), (SPACE_C3, -1.0)))
 SECOND = TokenLogprob(END, -2.0, ((END, -2.0),))
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    async with serving(tmp_path) as found:
-        yield found
 
 
 async def scored(served: Served, path: str, body: dict[str, Any]) -> httpx.Response:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,8 +14,8 @@ import pytest
 from services.core.actions import RequestOutput
 from services.core.request import FinishReason
 from services.pb import inference_pb2 as pb
-from tests.api.harness import Served, ask, details_of, serving
-from tests.api.test_openai import CHAT, client_of
+from tests.api.harness import Served, ask, details_of
+from tests.api.test_openai import CHAT
 from tests.unit.frontdoor.fakes import PREFILL
 
 END, FIRST_BYTE = 2, 3
@@ -32,18 +30,6 @@ class Person(pydantic.BaseModel):
 
 
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "person", "schema": Person.model_json_schema()}}
-
-
-@pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    async with serving(tmp_path) as found:
-        yield found
-
-
-@pytest.fixture
-async def client(served: Served) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with client_of(served) as found:
-        yield found
 
 
 async def answer(served: Served, text: str) -> None:
