@@ -218,7 +218,9 @@ class ResponseCache:
         if key is None or key.scope != scope:
             origin = Origin(scope, self._model.root_of(NO_AUTH_SALT))
             key = make_key(origin, meaning.fields, meaning.turns)
-        return replace(asked, key=key, policy=policy, epochs=self.cache.index.epochs(key.scope, policy.category))
+        epochs = self.cache.index.epochs(key.scope, policy.category)
+        judges = self._thread is not None and self._thread.judge is not None
+        return replace(asked, key=key, policy=policy, epochs=epochs, judged={} if judges else None)
 
     def read(self, asked: Asked) -> asyncio.Future[Understood] | None:
         """Begin to read a request's question beside the event loop; None: too many wait, or it is known."""
@@ -238,16 +240,14 @@ class ResponseCache:
         known = [entry.features.text for entry in doubts if entry.features is not None]
         sure = await self._thread.sureness(asked.key.question, known)
         judged = {entry.entry_id: each for entry, each in zip(doubts, sure, strict=True)}
-        return replace(asked, judged={**asked.judged, **judged})
+        return replace(asked, judged=(asked.judged or {}) | judged)
 
     def in_doubt(self, now: int, asked: Asked) -> bool:
         """Whether more may be found for a request whose question is known, once it is judged."""
         return bool(self._doubts(now, asked))
 
     def _doubts(self, now: int, asked: Asked) -> list[Entry]:
-        if self._thread is None or self._thread.judge is None or asked.vector is None:
-            return []
-        return self.cache.doubts(now, asked, asked.vector)
+        return [] if asked.vector is None else self.cache.doubts(now, asked, asked.vector)
 
     async def _read(self, asked: Asked, reading: asyncio.Future[Understood] | None) -> Asked:
         meaning = asked.meaning
@@ -279,7 +279,12 @@ class ResponseCache:
         found: Hit | Miss = Miss("exact", "absent")
         if before is None or before.key != asked.key:
             found = self.cache.find_equal(now, asked)
-        if not isinstance(found, Hit) and asked.vector is not None:
+        # What a judge is about to read is not looked for before.
+        if (
+            not isinstance(found, Hit)
+            and asked.vector is not None
+            and (before is not None or not self._doubts(now, asked))
+        ):
             found = self.cache.find_alike(now, asked, asked.vector)
         if isinstance(found, Hit):
             self._count_hit(asked, found)
@@ -386,5 +391,7 @@ def _given(message: Message, but: Set[str]) -> dict[str, Any]:
     rest.CopyFrom(message)
     for field, _ in message.ListFields():
         if field.name in but:
-            rest.ClearField(field.name)  # before they are told: a conversation is long, and comes into the key elsewhere
+            rest.ClearField(
+                field.name
+            )  # before they are told: a conversation is long, and comes into the key elsewhere
     return MessageToDict(rest, preserving_proto_field_name=True)

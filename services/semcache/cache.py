@@ -18,6 +18,8 @@ from services.semcache.policy import PolicyTable
 
 GATE = "gate_"
 """Before the lexical gate's rule, in reasons."""
+UNREAD = "unread"
+"""The reason where only the judge, who has not read the question yet, keeps an answer from it."""
 VECTOR_BYTES = 2 * 4
 """Of each number of a vector: float32, in arrays that are half full on average."""
 
@@ -145,23 +147,26 @@ class SemanticCache:
         return Miss("semantic", reason)
 
     def doubts(self, now: int, asked: Asked, vector: Any) -> list[Entry]:
-        """Answers that only words keep from a request, the nearest first: a judge may read both questions.
+        """Answers that a judge may read a request's question for: those that nothing else keeps from it, the nearest
+        first; where there is none, those that only words do.
 
-        None where there is a hit without a judge, and none that one has seen.
+        None where nobody judges, and none that was read.
         """
-        found: list[Entry] = []
-        if asked.key is None or asked.key.question is None or not asked.policy.judged:
-            return found
+        if asked.key is None or asked.key.question is None or asked.judged is None:
+            return []
         if read_refusal(asked) or semantic_refusal(asked, self._config):
-            return found
+            return []
+        agreed, doubtful = list[Entry](), list[Entry]()
         for _, entry, against in self._near(now, asked, vector):
             if not against:
                 return []
             assert entry.features is not None, "it has a vector"
-            if against.startswith(GATE) and entry.entry_id not in asked.judged:
+            if against == UNREAD:
+                agreed.append(entry)
+            elif asked.policy.judged and against.startswith(GATE) and entry.entry_id not in asked.judged:
                 wanted, rule = read(asked.key.question), against.removeprefix(GATE)
-                found += [entry] if may_be_judged(rule, wanted, entry.features) else []
-        return found[: self._config.judge.most]
+                doubtful += [entry] if may_be_judged(rule, wanted, entry.features) else []
+        return (agreed or doubtful)[: self._config.judge.most]
 
     def _near(self, now: int, asked: Asked, vector: Any) -> Iterator[tuple[float, Entry, str]]:
         """The nearest entries: cosine, entry, and what speaks against it."""
@@ -171,16 +176,19 @@ class SemanticCache:
             yield similarity, entry, self.against(now, asked, similarity, entry)
 
     def against(self, now: int, asked: Asked, similarity: float, entry: Entry) -> str:
-        """Why a near answer is not given: similarity, age or gate_<rule>; "" where nothing speaks against it."""
+        """Why a near answer is not given: similarity, age, gate_<rule>, gate_judge or unread; "" for no reason."""
         assert asked.key is not None and asked.key.question is not None and entry.features is not None
         if similarity < max(least_similarity(asked), self.policies.lowered(entry.min_similarity, entry.adaptive)):
             return "similarity"
         if not self.holds(now, entry) or age_s(now, entry) > max_age_s(asked):
             return "age"
         rule = compared(asked.key.question, entry.features)
-        if not rule or asked.judged.get(entry.entry_id, 0.0) >= self.policies.sureness(asked.policy.adaptive):
+        sure = None if asked.judged is None else asked.judged.get(entry.entry_id)
+        if sure is None:
+            return f"{GATE}{rule}" if rule else UNREAD if asked.judged is not None else ""
+        if sure >= (self.policies.sureness(asked.policy.adaptive) if rule else self._config.judge.veto_below):
             return ""
-        return f"{GATE}{rule}"
+        return f"{GATE}{rule or 'judge'}"
 
     def holds(self, now: int, entry: Entry) -> bool:
         """By its own TTL, which load prolongs while it lasts, also of what was kept before."""

@@ -267,7 +267,7 @@ distance: separate apart away lie between
 currency: use pay person money official legal tender
 language: speak use person
 capital: city seat government
-warranty guarantee: cover period last long length
+warranty guarantee: period last long length
 symbol: stand chemical element represent periodic table use letter
 meaning mean: stand letter abbreviation acronym full form short
 density: dense
@@ -346,7 +346,6 @@ SELF_SERVICE = frozenset(
 
 SOFT = frozenset(
     """<my> <your> person people customer user someone somebody everyone anyone official
-    now usually normally typically generally still also even too well overall exactly total
-    already ever own if individual another per very""".split()
+    now usually normally typically generally also too overall exactly total if individual another per very""".split()
 )
 """One wording may have these beyond the other; never one of them for another."""

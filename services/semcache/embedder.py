@@ -170,8 +170,8 @@ class MiniLm:
         ids = self.tokenizer.encode(text).ids
         if len(ids) > MAX_TOKENS:
             return Understood(len(ids), None)
-        (vector,) = self._session.run(None, {"rows": self.words[ids] + self._places[: len(ids)]})
-        return Understood(len(ids), vector)
+        (vectors,) = self._session.run(None, {"rows": self.words[ids] + self._places[: len(ids)]})
+        return Understood(len(ids), vectors[0])
 
     def embed_all(self, texts: Sequence[str]) -> list[Vector]:
         """The vectors of several texts; one after the other, for steps of integers depend on all that runs together."""
@@ -207,17 +207,22 @@ class PairJudge:
 
     def same(self, asked: str, known: str) -> float:
         """How sure it is that the answer to one is the answer to the other, 0..1."""
+        return float(1 / (1 + np.exp(-self.logit(asked, known))))
+
+    def logit(self, asked: str, known: str) -> float:
+        """The mean of both orders, which are read together: a look-alike seldom passes in either."""
         one, two = (self._tokenizer.encode(text).ids for text in (asked, known))
         assert len(one) + len(two) <= 2 * MAX_TOKENS, f"gates refuse more than {MAX_TOKENS} tokens"
-        return float(1 / (1 + np.exp(-self._logit(one, two))))
+        (found,) = self._session.run(None, {"rows": np.concatenate((*self._rows(one, two), *self._rows(two, one)))})
+        return float(found.mean())
 
-    def _logit(self, one: list[int], two: list[int]) -> float:
-        rows = [
+    def _rows(self, one: list[int], two: list[int]) -> tuple[Array, Array]:
+        """(tokens, dim) of each; there is one first token."""
+        first, second = (
             self._words[ids] + self._places[: len(ids)] + side
             for ids, side in zip((one, two), self._sides, strict=True)
-        ]
-        (found,) = self._session.run(None, {"rows": np.concatenate((rows[0], rows[1][1:]))})  # one first token
-        return float(found[0, 0])
+        )
+        return first, second[1:]
 
 
 def changed(weights: dict[str, Array], learned: dict[str, NDArray[Any]]) -> dict[str, Array]:
@@ -234,7 +239,7 @@ def changed(weights: dict[str, Array], learned: dict[str, NDArray[Any]]) -> dict
 
 
 class BertGraph:
-    """BERT as an ONNX graph of `rows` (tokens, dim), words and positions added.
+    """BERT as an ONNX graph of `rows` (tokens, dim), words and positions added; of one or more texts of one length.
 
     Args:
         weights: by the names of the checkpoint.
@@ -251,25 +256,26 @@ class BertGraph:
         self._constants: list[Any] = []
 
     def embedding(self) -> bytes:
-        """To a vector (dim) of length 1, the mean over the tokens."""
-        pooled = self._op("ReduceMean", self._hidden(), self._constant(np.array([0])), keepdims=0)
-        return self._model(self._op("LpNormalization", pooled, axis=-1, p=2), self._dim)
+        """Of one text to a vector (1, dim) of length 1, the mean over the tokens."""
+        pooled = self._op("ReduceMean", self._hidden(1), self._constant(np.array([1])), keepdims=0)
+        return self._model(self._op("LpNormalization", pooled, axis=-1, p=2), 1, self._dim)
 
     def judgement(self) -> bytes:
-        """To a logit (1, 1), of the mean over the tokens beside the first one."""
-        hidden = self._hidden()
-        mean = self._op("ReduceMean", hidden, self._constant(np.array([0])), keepdims=1)  # (1, dim)
-        first = self._op("Gather", hidden, self._constant(np.array([0])), axis=0)
+        """Of two texts to logits (2, 1, 1), of the mean over the tokens beside the first one."""
+        hidden = self._hidden(2)
+        mean = self._op("ReduceMean", hidden, self._constant(np.array([1])), keepdims=1)  # (2, 1, dim)
+        first = self._op("Gather", hidden, self._constant(np.array([0])), axis=1)
         weight = self._constant(self._weights["judge.weight"].T)  # (2 * dim, 1)
-        product = self._op("MatMul", self._op("Concat", mean, first, axis=1), weight)
-        return self._model(self._op("Add", product, self._constant(self._weights["judge.bias"])), 1, 1)
+        product = self._op("MatMul", self._op("Concat", mean, first, axis=2), weight)
+        return self._model(self._op("Add", product, self._constant(self._weights["judge.bias"])), 2, 1, 1)
 
-    def _hidden(self) -> str:
-        """The last layer's output, (tokens, dim)."""
+    def _hidden(self, texts: int) -> str:
+        """The last layer's output, (texts, tokens of each, dim)."""
         hidden = self._norm("embeddings.LayerNorm", "rows")
         for layer in range(self._num_layers):
-            hidden = self._layer(f"encoder.layer.{layer}.", hidden)
-        return hidden
+            hidden = self._layer(f"encoder.layer.{layer}.", hidden, texts)
+        found: str = self._op("Reshape", hidden, self._constant(np.array([texts, -1, self._dim])))
+        return found
 
     def _model(self, output: str, *shape: int) -> bytes:
         """The whole model, serialised."""
@@ -297,10 +303,10 @@ class BertGraph:
         self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def _layer(self, part: str, hidden: str) -> str:
+    def _layer(self, part: str, hidden: str, texts: int) -> str:
         """One encoder layer; (tokens, dim) to (tokens, dim)."""
         mixed = self._attend(
-            self._linear([f"{part}attention.self.{name}" for name in ("query", "key", "value")], hidden)
+            self._linear([f"{part}attention.self.{name}" for name in ("query", "key", "value")], hidden), texts
         )
         attended = self._op("Add", self._linear([f"{part}attention.output.dense"], mixed), hidden)
         attended = self._norm(f"{part}attention.output.LayerNorm", attended)
@@ -308,16 +314,16 @@ class BertGraph:
         summed = self._op("Add", self._linear([f"{part}output.dense"], inner), attended)
         return self._norm(f"{part}output.LayerNorm", summed)
 
-    def _attend(self, projected: str) -> str:
-        """Softmax attention; (tokens, 3 * dim) to (tokens, dim)."""
+    def _attend(self, projected: str, texts: int) -> str:
+        """Softmax attention within each text; (tokens, 3 * dim) to (tokens, dim)."""
         size = self._dim // self._heads
-        split = self._op("Reshape", projected, self._constant(np.array([-1, 3, self._heads, size])))
-        split = self._op("Transpose", split, perm=[1, 2, 0, 3])  # (3, heads, tokens, size)
+        split = self._op("Reshape", projected, self._constant(np.array([texts, -1, 3, self._heads, size])))
+        split = self._op("Transpose", split, perm=[2, 0, 3, 1, 4])  # (3, texts, heads, tokens, size)
         query, key, value = self._op("Split", split, outputs=3, axis=0, num_outputs=3)
-        scores = self._op("MatMul", query, self._op("Transpose", key, perm=[0, 1, 3, 2]))
+        scores = self._op("MatMul", query, self._op("Transpose", key, perm=[0, 1, 2, 4, 3]))
         scores = self._op("Mul", scores, self._constant(np.array(size**-0.5, np.float32)))
-        mixed = self._op("MatMul", self._op("Softmax", scores, axis=-1), value)  # (1, heads, tokens, size)
-        mixed = self._op("Transpose", mixed, perm=[0, 2, 1, 3])
+        mixed = self._op("MatMul", self._op("Softmax", scores, axis=-1), value)  # (1, texts, heads, tokens, size)
+        mixed = self._op("Transpose", mixed, perm=[1, 3, 0, 2, 4])  # (texts, tokens, 1, heads, size)
         found: str = self._op("Reshape", mixed, self._constant(np.array([-1, self._dim])))
         return found
 

@@ -30,7 +30,7 @@ class Asked:
         question_tokens: length of the last question for the embedder.
         epochs: of the cache when the request came; an answer is not kept when they have changed since.
         vector: of the last question, of length 1; None where its meaning is not looked at, or not yet.
-        judged: how sure a judge is of entries that the gate alone kept from it, by their names.
+        judged: how sure a judge is of near entries, by their names, once it has read them; None where nobody judges.
         meaning: what it takes to learn the question's meaning; None where that is known or does not matter.
     """
 
@@ -43,7 +43,7 @@ class Asked:
     question_tokens: int = 0
     epochs: tuple[int, int] = (0, 0)
     vector: Any = field(default=None, compare=False, repr=False)
-    judged: Mapping[str, float] = field(default_factory=dict, compare=False, repr=False)
+    judged: Mapping[str, float] | None = field(default=None, compare=False, repr=False)
     meaning: Any = field(default=None, compare=False, repr=False)
 
 

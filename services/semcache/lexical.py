@@ -25,7 +25,7 @@ from services.semcache.concepts import (
     UNBOUND,
     WITH_ACTIONS,
 )
-from services.semcache.reading import ACTED, AGENTS, FORMS, NOT, OWNERS, Features, Word, features
+from services.semcache.reading import AGENTS, FORMS, NOT, OWNERS, Features, Word, features
 from services.semcache.rivals import excluded
 from services.semcache.stem import root, stem
 
@@ -74,8 +74,12 @@ def difference(asked: Features, known: Features) -> str:
         return "direction"
     if strict.other_endings(asked.endings, known.endings):
         return "form"
+    if strict.done_to_another(asked.endings, known.endings, asked.text, known.text):
+        return "direction"
     if asked.article and known.article and asked.article != known.article:
         return "form"
+    if asked.kind == "yes-no" and strict.asked_of_another(asked.people, known.people):
+        return "people"
     return "people" if strict.other_people(asked.people, known.people) else ""
 
 
@@ -225,10 +229,8 @@ def _reordered(shared: list[tuple[Word, Word]], ours: tuple[Word, ...], theirs: 
 
 
 def _done_in_other_order(shared: list[tuple[Word, Word]], theirs: tuple[Word, ...]) -> bool:
-    """Whether what is done, or not done, follows in another order."""
-    places = [
-        theirs.index(their) for our, their in shared if our.form == NOT or our.form in ACTED or our.verb or their.verb
-    ]
+    """Whether what is done, or not done, or what it is done with, follows in another order."""
+    places = [theirs.index(their) for _, their in shared]
     return places != sorted(places)
 
 

@@ -22,7 +22,7 @@ class Candidate:
     Attributes:
         tier: exact or semantic.
         similarity: cosine of the two questions; 1 of equal requests.
-        refused_by: why it is not given: similarity, age or gate_<rule>; "" where nothing speaks against it.
+        refused_by: why it is not given: similarity, age, gate_<rule> or unread; "" where nothing speaks against it.
     """
 
     tier: str

@@ -16,6 +16,12 @@ WORD = re.compile(r"\w+(?:['’]\w+)?|[^\w\s]")
 SPAN = 3
 """Words of a place in which two equally built questions differ."""
 NEGATIONS = frozenset("not no never without neither nor nothing nobody none cannot hardly except n't".split())
+DENIED = frozenset(
+    """avoid prevent refuse reject deny forbid prohibit ban lack exclude except unless fail miss instead""".split()
+)
+"""Verbs and others that say "not", by their stems."""
+PREFIXES = ("un", "in", "im", "il", "ir", "dis", "non", "mis", "de", "re")
+"""Of words that mean the opposite, or another thing, without them: "possible", "impossible"."""
 GROUPS = """
 first second third fourth fifth last=latest=final next previous=former earliest current=present initial original
 min=minimum=minimal max=maximum=maximal average=mean median total
@@ -158,6 +164,111 @@ username password
 email=e-mail phone address
 refund exchange credit replacement
 cancel pause postpone=reschedule
+accept=approve=allow=permit reject=refuse=deny=forbid=decline=prohibit=ban
+absorb release=emit
+appear vanish=disappear
+arrival departure
+ascend descend
+attack=attacker defend=defense=defence=defender
+borrower lender
+build=construct=assemble demolish=destroy=dismantle
+ceiling floor roof
+come go
+credit debit
+creditor debtor
+deposit withdraw=withdrawal
+day night
+demand supply
+entrance exit
+expand shrink
+expense=expenditure income=revenue profit
+fill empty
+find lose
+float sink
+forget remember
+friend enemy=foe
+full empty
+gain loss=lose
+guest host
+guilty innocent
+hardware software
+harvest=reap sow=plant
+healthy sick=ill
+import export
+include exclude
+inhale exhale
+interior exterior
+join leave=quit
+legal illegal=unlawful
+lend repay
+lift drop
+load unload
+love=like hate=dislike
+majority minority
+maker buyer user
+maximum=upper=most=ceiling minimum=lower=least
+melt freeze boil evaporate condense
+mother child father
+near=close far
+odd even
+offense defense
+optimist pessimist
+pack unpack
+parent child
+past present future
+peace war
+plaintiff defendant
+plug unplug
+praise criticize=criticise
+predator=hunter prey
+presence absence
+profit loss
+promote demote
+reward punish=punishment
+rich=wealthy poor
+rise fall=drop sink set
+rural urban
+safe dangerous=unsafe
+save spend waste
+senior junior
+simple=easy complex=complicated=difficult=hard
+sit stand lie
+sleep wake
+smooth rough
+soft hard
+sour sweet bitter salty
+strengthen weaken
+strength weakness
+strong weak
+succeed=success fail=failure
+sunrise sunset
+sharp blunt=dull
+thick thin
+tight loose
+tighten loosen
+undo redo
+victory=win defeat=loss
+virtue vice
+visible invisible
+wholesale retail
+wide=broad narrow
+winner loser
+zenith nadir
+artery vein
+acid base=alkali
+atom molecule
+bacteria virus fungus
+comet asteroid meteor planet star moon
+deciduous evergreen
+herbivore carnivore omnivore
+latitude longitude
+mammal reptile amphibian
+mitosis meiosis
+proton neutron electron
+radius diameter circumference
+stalactite stalagmite
+speed acceleration
+vowel consonant
 """
 """Words of a line exclude one another, but for those that are joined."""
 
@@ -184,16 +295,30 @@ def excluded(asked: str, known: str) -> str:
     numbers = [sorted(word for word in side if any(letter.isdigit() for letter in word)) for side in (ours, theirs)]
     if numbers[0] != numbers[1]:
         return "number"
-    negations = [sum(word in NEGATIONS or word.endswith("n't") for word in side) for side in (ours, theirs)]
-    if negations[0] % 2 != negations[1] % 2:
-        return "negation"
     stems = [stem(word) for word in ours], [stem(word) for word in theirs]
+    negations = [
+        sum(word in NEGATIONS or word.endswith("n't") or root in DENIED for word, root in zip(side, roots, strict=True))
+        for side, roots in ((ours, stems[0]), (theirs, stems[1]))
+    ]
+    if negations[0] % 2 != negations[1] % 2 or _prefixed(*map(set, stems)):
+        return "negation"
     only = [{at for word in one if word not in two for at in RIVALS.get(word, ())} for one, two in (stems, stems[::-1])]
     if any(line == other and place != another for line, place in only[0] for other, another in only[1]):
         return "rivals"
     if _lines(stems[0], stems[1]) != _lines(stems[1], stems[0]):
         return "order"
     return "place" if _in_one_place(ours, theirs) else ""
+
+
+def _prefixed(ours: set[str], theirs: set[str]) -> bool:
+    """Whether a word of one question stands in the other behind a prefix that turns it, or "-less" does."""
+    return any(
+        prefix + word in two or (word.endswith("ful") and f"{word[:-3]}less" in two)
+        for one, two in ((ours - theirs, theirs - ours), (theirs - ours, ours - theirs))
+        for word in one
+        if len(word) > 2
+        for prefix in PREFIXES
+    )
 
 
 def _lines(ours: list[str], theirs: list[str]) -> dict[int, list[int]]:

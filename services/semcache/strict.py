@@ -36,8 +36,10 @@ SCOPES = (
     re.compile(r"\btoo (?=\w)(?!(?:please|and|if|or|when|for|in|on|at)\b)"),
     re.compile(r"\b(?:i|my|me|we|our)\b.*\b(?:if|when|once|unless) you\b"),
     re.compile(r"\b(?:if|when|once|unless) you\b.*\b(?:i|my|me|we|our)\b"),
+    re.compile(r"\b(?:have|has) (?:ever|i|we|you|they|he|she|it|people|the \w+)\b(?! (?:got|to)\b)"),
 )
-"""What a "not" or an "only" holds for; "What is he like?"; opinions; "too hot", not "me too"; mine if you cancel."""
+"""What a "not" or an "only" holds for; "What is he like?"; opinions; "too hot", not "me too"; mine if you cancel; what
+has happened so far."""
 TO_ASK_WHEN = re.compile(
     r"(?i)\b(?:what|which)(?:'s the| is the| was the)? (hour|time|day|date|month|season|year|century)\b"
 )
@@ -45,6 +47,7 @@ NOUNS = frozenset("book ship fly park train pair spell trace mean".split())
 """Something else when nobody does it."""
 GERUND = frozenset("after before for of by when while without to in on with about from the".split())
 NAMING = re.compile(r"(?:what|who|where) (?:is|are|was|were) (?:(the|an?) )?(\w+)$")
+ONE_OR_MINE = re.compile(r"what (?:is|are) (an?|my|your|our) [\w -]+$")
 PAST = frozenset(
     form
     for form, plain in words.IRREGULAR.items()
@@ -86,10 +89,12 @@ def precision(text: str) -> str:
 
 
 def naming(text: str) -> str:
-    """The article in a question of a single word, as in "What is the cloud?"."""
-    found = NAMING.match(" ".join(re.sub(r"(?i)['’]s\b", " is", text).lower().split()).rstrip(" ?.!"))
+    """The article in a question of a single word, as in "What is the cloud?"; whether it is about any or one's own."""
+    plain = " ".join(re.sub(r"(?i)['’]s\b", " is", text).lower().split()).rstrip(" ?.!")
+    found = NAMING.match(plain)
     if found is None:
-        return ""
+        whose = ONE_OR_MINE.match(plain)
+        return "" if whose is None else "a" if whose[1] in ("a", "an") else "my"
     few = found[1] is None and stem(found[2]) == found[2]
     return "the" if found[1] == "the" else "mass" if few else "a"
 
@@ -187,7 +192,13 @@ def other_people(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
     return alone and one[0] != two[0] and (one[0].startswith("to ") or two[0].startswith("to "))
 
 
-STEPS = frozenset("then first later afterwards next finally but".split())
+def asked_of_another(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
+    """Whether "I" do in one question what "you" do in the other, of those that are answered by yes or no."""
+    one, two = ({tuple(each.split(" does ")) for each in side if " does " in each} for side in (ours, theirs))
+    return any(does == other and who != another for who, does in one - two for another, other in two - one)
+
+
+STEPS = frozenset("then first later afterwards next finally but after before while because until".split())
 """With these the order of what is done counts, and what a "not" belongs to."""
 
 
@@ -202,3 +213,12 @@ def other_endings(ours: tuple[str, ...], theirs: tuple[str, ...]) -> bool:
         for one, two in sides
         for each in one
     )
+
+
+def done_to_another(ours: tuple[str, ...], theirs: tuple[str, ...], our_text: str, their_text: str) -> bool:
+    """Whether two verbs have changed places: "restore a deleted account", "delete a restored account"."""
+    one, two = ({each[3:] for each in side if each.startswith("ed ")} for side in (ours, theirs))
+    if not (one - two and two - one):
+        return False
+    first, second = ({stem(word) for word in re.findall(r"\w+", text.lower())} for text in (our_text, their_text))
+    return bool((one - two) & second) and bool((two - one) & first)

@@ -2,7 +2,8 @@
 
 `pairs/*.txt` hold groups of wordings that one answer serves, and look-alikes ("! ...") that need another one, written
 for Triptych (Apache-2.0, as the code). `held.txt` is by another author, and only measured. The judge is MiniLM over two
-questions at once; each linear layer learns a change of low rank (LoRA, arXiv 2106.09685), a fifteenth of its weights.
+questions at once. All its layers learn, in bfloat16 beside float32 copies that take the changes (arXiv 1710.03740); of
+each matrix's change its largest singular values are kept, a quarter of the numbers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +23,6 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from services.core.seeds import RandomStream, stream
 from services.semcache.embedder import LEARNED, MiniLm, bundled_embedder
@@ -41,6 +42,8 @@ NEAR = slice(2, 40)
 """Which of the nearest words take another one's place: the first ones may mean the same."""
 SAVE_EVERY = 500
 """Steps after which what was learned so far is written."""
+WIDTHS = 8
+"""Tokens of a batch are a multiple of it: matrices of few shapes, for each costs time when it is seen first."""
 POOL = 8
 """Batches that are sorted by length together."""
 Example = tuple[str, str, float]
@@ -137,28 +140,15 @@ def examples(found: Sequence[Group], draws: RandomStream, words: Replacements | 
         yield from draws.sample(passed, len(passed))
 
 
-class LowRank(nn.Module):
-    """W + up @ down: (out, in) of rank `rank`; nothing at first."""
-
-    def __init__(self, out: int, into: int, rank: int) -> None:
-        super().__init__()
-        self.up = nn.Parameter(torch.zeros(out, rank))
-        self.down = nn.Parameter(2 * torch.randn(rank, into) / math.sqrt(into))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The changed weight."""
-        return weight + self.up @ self.down
-
-
 class Learner(nn.Module):
     """The judge while it learns.
 
     Args:
         folder: of the embedder.
-        rank: of the changes.
+        learned: what to begin with, as `learned` gives it; None: as the embedder is.
     """
 
-    def __init__(self, folder: Path, rank: int) -> None:
+    def __init__(self, folder: Path, learned: dict[str, Tensor] | None = None) -> None:
         from tokenizers import Tokenizer
         from transformers import BertModel
         from transformers.utils import logging
@@ -169,72 +159,89 @@ class Learner(nn.Module):
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(MAX_TOKENS)
+        # sdpa takes twice as long backwards on a CPU
         self.bert = BertModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="eager")
         for module in self.bert.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         self.bert.embeddings.word_embeddings.weight.requires_grad_(False)
         self.bert.embeddings.position_embeddings.weight.requires_grad_(False)
-        for layer in self.bert.encoder.layer:
-            for module in layer.modules():
-                if isinstance(module, nn.Linear):
-                    module.weight.requires_grad_(False)
-                    change = LowRank(module.out_features, module.in_features, rank)
-                    parametrize.register_parametrization(module, "weight", change)
+        self._begun = {_plain(name): each.detach().clone() for name, each in self.changing()}
         self.dropout = nn.Dropout(0.1)
         self.judge = nn.Linear(2 * self.bert.config.hidden_size, 1)
         nn.init.normal_(self.judge.weight, std=0.02)
+        self.ids = lru_cache(maxsize=2**18)(self._ids)
+        if learned is not None:
+            self._take(learned)
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text).ids)
 
     def size(self, one: str, two: str) -> int:
         """Tokens of a pair."""
-        return len(self.tokenizer.encode(one)) + len(self.tokenizer.encode(two)) - 1
+        return len(self.ids(one)) + len(self.ids(two)) - 1
 
     def forward(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """Logits of one answer for both, [len(pairs)]."""
-        sides = [(self.tokenizer.encode(one).ids, self.tokenizer.encode(two).ids[1:]) for one, two in pairs]
-        longest = max(len(one) + len(two) for one, two in sides)
-        ids, places, side = (torch.zeros(len(pairs), longest, dtype=torch.long) for _ in range(3))
-        seen = torch.zeros(len(pairs), longest)
-        for row, (one, two) in enumerate(sides):
+        longest = -(-max(self.size(one, two) for one, two in pairs) // WIDTHS) * WIDTHS
+        ids, places, side = (np.zeros((len(pairs), longest), np.int64) for _ in range(3))
+        seen = np.zeros((len(pairs), longest), np.float32)
+        for row, (first, second) in enumerate(pairs):
+            one, two = self.ids(first), self.ids(second)[1:]
             end = len(one) + len(two)
-            ids[row, :end] = torch.tensor(one + two)
-            places[row, :end] = torch.tensor([*range(len(one)), *range(1, len(two) + 1)])
+            ids[row, :end] = one + two
+            places[row, :end] = (*range(len(one)), *range(1, len(two) + 1))
             side[row, len(one) : end] = 1
             seen[row, :end] = 1
-        hidden = self.bert(ids, attention_mask=seen, token_type_ids=side, position_ids=places).last_hidden_state
-        mean = (hidden * seen[:, :, None]).sum(1) / seen.sum(1, keepdim=True)  # (pairs, dim)
-        joined = torch.cat((mean, hidden[:, 0]), -1).float()
-        logits: Tensor = self.judge(self.dropout(joined))[:, 0]
+        where = {"token_type_ids": torch.from_numpy(side), "position_ids": torch.from_numpy(places)}
+        mask = torch.from_numpy(seen)
+        hidden = self.bert(torch.from_numpy(ids), attention_mask=mask, **where).last_hidden_state.float()
+        mean = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)  # (pairs, dim)
+        logits: Tensor = self.judge(self.dropout(torch.cat((mean, hidden[:, 0]), -1)))[:, 0]
         return logits
 
-    def learned(self) -> dict[str, Tensor]:
-        """What differs from the embedder, by the names of its checkpoint, in float16."""
-        return {_plain(name): each.data.half().contiguous() for name, each in self._changed()}
+    def learned(self, rank: int) -> dict[str, Tensor]:
+        """What differs from the embedder, by the names of its checkpoint, in float16; matrices to a rank."""
+        found = {}
+        for name, each in ((_plain(name), each.detach().float()) for name, each in self.changing()):
+            if each.dim() < 2 or min(each.shape) <= rank:
+                found[name] = each.half()
+                continue
+            left, values, right = torch.linalg.svd(each - self._begun[name], full_matrices=False)
+            root = values[:rank].sqrt()
+            found[f"{name}.up"] = (left[:, :rank] * root).half().contiguous()
+            found[f"{name}.down"] = (root[:, None] * right[:rank]).half().contiguous()
+        return found
 
-    def take(self, learned: dict[str, Tensor]) -> None:
-        """Begin with what was learned before."""
-        for name, each in self._changed():
-            each.data.copy_(learned[_plain(name)])
-
-    def _changed(self) -> list[tuple[str, nn.Parameter]]:
+    def changing(self) -> list[tuple[str, nn.Parameter]]:
+        """What learns, by name."""
         return [(name, each) for name, each in self.named_parameters() if each.requires_grad]
+
+    @torch.no_grad()
+    def _take(self, learned: dict[str, Tensor]) -> None:
+        for name, each in self.changing():
+            plain = _plain(name)
+            if f"{plain}.up" in learned:
+                each.add_(learned[f"{plain}.up"].float() @ learned[f"{plain}.down"].float())
+            else:
+                each.copy_(learned[plain])
 
 
 def _plain(name: str) -> str:
     """Of a parameter, in the embedder's checkpoint."""
-    return name.removeprefix("bert.").replace("parametrizations.", "").replace("weight.0.", "weight.")
+    return name.removeprefix("bert.")
 
 
 @torch.no_grad()
-def logits(learner: Learner, pairs: Sequence[tuple[str, str]], batch: int = 128) -> Tensor:
-    """As the judge says them: [len(pairs)]."""
+def logits(learner: Learner, pairs: Sequence[tuple[str, str]], batch: int = 256) -> Tensor:
+    """As the judge says them: [len(pairs)], the mean of both orders."""
     learner.eval()
     order = sorted(range(len(pairs)), key=lambda at: learner.size(*pairs[at]))
     found = torch.zeros(len(pairs))
     for start in range(0, len(order), batch):
         at = order[start : start + batch]
-        with torch.autocast("cpu", torch.bfloat16):
-            found[at] = learner([pairs[each] for each in at]).float()
+        chosen = [pairs[each] for each in at]
+        found[at] = (learner(chosen) + learner([pair[::-1] for pair in chosen])) / 2
     learner.train()
     return found
 
@@ -251,6 +258,13 @@ def measured(learner: Learner, found: Sequence[Group]) -> str:
     return f"{len(same)} pairs accepted while of 1,000 look-alikes {', '.join(shares)}"
 
 
+def batches(source: Iterator[Example], size: int, learner: Learner, draws: RandomStream) -> Iterator[list[Example]]:
+    """Examples of about one length together, in any order."""
+    while True:
+        pool = sorted((next(source) for _ in range(POOL * size)), key=lambda each: learner.size(each[0], each[1]))
+        yield from draws.sample([pool[at : at + size] for at in range(0, len(pool), size)], POOL)
+
+
 def train(
     learner: Learner,
     found: Sequence[Group],
@@ -262,40 +276,49 @@ def train(
     save: Callable[[], None] = lambda: None,
     words: Replacements | None = None,
 ) -> None:
-    """AdamW on binary cross-entropy, in bfloat16; the rate rises for a while, and falls in a line to a fiftieth."""
-    weights = [each for each in learner.parameters() if each.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=rate, weight_decay=0.01)
+    """AdamW on binary cross-entropy; the rate rises for a while, and falls in a line to a fiftieth."""
+    learner.train()
+    weights = [each for _, each in learner.changing()]
+    whole = [each.detach().clone() for each in weights]  # float32
+    learner.bert.bfloat16()
+    optimiser = torch.optim.AdamW(whole, lr=rate, weight_decay=0.01, fused=True)
     draws = stream(seed, "semcache/training")
-    source, task = examples(found, draws, words), progress.add_task("training", total=steps, loss=0.0)
-    ready: list[list[Example]] = []
-    mean, rising = 0.7, min(100, steps // 10 + 1)
+    drawn = batches(examples(found, draws, words), batch, learner, draws)
+    task, mean, rising = progress.add_task("training", total=steps, loss=0.0), 0.7, min(200, steps // 10 + 1)
     for step in range(steps):
-        if not ready:
-            pool = sorted((next(source) for _ in range(POOL * batch)), key=lambda each: learner.size(each[0], each[1]))
-            ready = draws.sample([pool[at : at + batch] for at in range(0, len(pool), batch)], POOL)
-        chosen = ready.pop()
+        chosen = next(drawn)
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / rising) * max(0.02, 1 - step / steps)
-        with torch.autocast("cpu", torch.bfloat16):
-            told = learner([(one, two) for one, two, _ in chosen])
+        told = learner([(one, two) for one, two, _ in chosen])
         loss = nn.functional.binary_cross_entropy_with_logits(told, torch.tensor([each[2] for each in chosen]))
-        optimiser.zero_grad()
+        learner.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(weights, 1.0)
+        for full, each in zip(whole, weights, strict=True):
+            assert each.grad is not None, "every layer has a part in the logit"
+            full.grad = each.grad.float()
+        nn.utils.clip_grad_norm_(whole, 1.0)
         optimiser.step()
+        _put(whole, weights)
         mean += 0.02 * (loss.item() - mean)
         progress.update(task, advance=1, loss=mean)
-        if step % SAVE_EVERY == SAVE_EVERY - 1 or step == steps - 1:
+        if step % SAVE_EVERY == SAVE_EVERY - 1:
             save()
+    learner.float()
+    _put(whole, weights)
+    save()
+
+
+@torch.no_grad()
+def _put(values: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    for value, weight in zip(values, weights, strict=True):
+        weight.copy_(value)
 
 
 def main(
-    steps: Annotated[
-        int, typer.Option(help="Batches; 3,600 take three quarters of an hour on two cores with AMX.")
-    ] = 3600,
-    batch: Annotated[int, typer.Option(help="Pairs of a step.")] = 64,
-    rate: Annotated[float, typer.Option(help="Learning rate at its highest.")] = 1e-3,
-    rank: Annotated[int, typer.Option(help="Of the change of each linear layer.")] = 16,
+    steps: Annotated[int, typer.Option(help="Batches; 6,500 take an hour on two cores with AMX.")] = 6500,
+    batch: Annotated[int, typer.Option(help="Pairs of a step.")] = 192,
+    rate: Annotated[float, typer.Option(help="Learning rate at its highest.")] = 1e-4,
+    rank: Annotated[int, typer.Option(help="Of what is kept of each matrix's change.")] = 64,
     seed: Annotated[int, typer.Option(help="Of order and first weights.")] = 1,
     threads: Annotated[int, typer.Option(help="Of torch.")] = 2,
     start: Annotated[Path | None, typer.Option(help="Learn on from such a file; None: from the embedder.")] = None,
@@ -310,14 +333,12 @@ def main(
     texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(PAIRS.glob("*.txt"))}
     held = groups(texts.pop(HELD))
     found = [group for text in texts.values() for group in groups(text)]
-    learner = Learner(bundled_embedder(), rank)
-    if start is not None:
-        learner.take(load_file(start))
+    learner = Learner(bundled_embedder(), None if start is None else load_file(start))
     words = Replacements(found, MiniLm(bundled_embedder()).embed)
     console.print(f"{len(found)} groups to learn from, {len(held)} to measure")
     columns: tuple[Any, ...] = (*Progress.get_default_columns(), "loss {task.fields[loss]:.3f}")
     with Progress(*columns, console=console) as progress:
-        train(learner, found, steps, batch, rate, seed, progress, lambda: save_file(learner.learned(), out), words)
+        train(learner, found, steps, batch, rate, seed, progress, lambda: save_file(learner.learned(rank), out), words)
     console.print(measured(learner, held))
     console.print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")
 

@@ -27,6 +27,7 @@ def sureness(asked: str, known: str) -> float:
 
 def weighed(store: SemanticCache, now: int, asked: Asked) -> Asked:
     """A request with what the judge says of the questions that only words keep from it."""
+    asked = replace(asked, judged={})
     doubts = store.doubts(now, asked, asked.vector)
     assert asked.key is not None
     question = asked.key.question or ""
