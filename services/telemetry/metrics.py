@@ -239,7 +239,10 @@ CACHE_REQUESTS = _count(
 CACHE_WRITE_SKIPPED = _count("cache_write_skipped", "answers", "Answers that were not kept, by reason.", ("reason",))
 CACHE_EVICTIONS = _count("cache_evictions", "answers", "Answers that left the response cache, by reason.", ("reason",))
 CACHE_GATE_REJECTS = _count(
-    "cache_gate_rejects", "candidates", "Questions near enough that the lexical gate told apart, by rule.", ("rule",)
+    "cache_gate_rejects",
+    "candidates",
+    "Questions near enough that the lexical gate, or the judge, told apart, by rule.",
+    ("rule",),
 )
 CACHE_MEANWHILE = _count(
     "cache_meanwhile",

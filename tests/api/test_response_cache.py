@@ -191,6 +191,26 @@ async def test_a_judge_answers_for_wordings_that_the_gate_does_not_know(tmp_path
         assert response_cache._thread.judged == 2
 
 
+async def test_a_judge_keeps_back_what_the_gate_would_give(tmp_path: Path) -> None:
+    flow = RequestFlow("frontdoor-1", RouterConfig(), 16)
+    known, alike = "What is the capital of Peru?", "Which city is the capital of Peru?"
+    async with serving(tmp_path, real_flow=flow, semcache=parse(SemcacheConfig, {"enabled": True})) as served:
+        response_cache = served.performer.lookups.cache
+        assert response_cache is not None and response_cache._thread is not None
+        judge = response_cache._thread.judge = Judge()
+        await tell(served, question("step.1", known), FAQ)
+        await until(lambda: len(response_cache.cache.index) == 1)
+        refused = await tell(served, question("step.2", alike), FAQ, ("x-cache-control", "no-store"))
+        await until(lambda: bool(judge.read))  # the worker may be faster
+        assert (refused[0], judge.read) == ("miss", [(alike, known)])
+        judge.sure = 0.5
+        assert (await tell(served, question("silent.3", alike), FAQ))[0] == "semantic"
+        assert response_cache.cache.counts["semantic", "hit", "", "faq"] == 1
+        assert not response_cache.cache.counts["semantic", "miss", "unread", "faq"], (
+            "what is about to be read is no miss"
+        )
+
+
 async def test_who_waited_is_found_under_what_the_question_turned_out_to_mean(tmp_path: Path) -> None:
     flow = RequestFlow("frontdoor-1", RouterConfig(), 16)
     async with serving(tmp_path, real_flow=flow, semcache=parse(SemcacheConfig, {"enabled": True})) as served:
