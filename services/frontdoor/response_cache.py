@@ -240,7 +240,7 @@ class ResponseCache:
         known = [entry.features.text for entry in doubts if entry.features is not None]
         sure = await self._thread.sureness(asked.key.question, known)
         judged = {entry.entry_id: each for entry, each in zip(doubts, sure, strict=True)}
-        return replace(asked, judged=(asked.judged or {}) | judged)
+        return replace(asked, judged={**(asked.judged or {}), **judged})
 
     def in_doubt(self, now: int, asked: Asked) -> bool:
         """Whether more may be found for a request whose question is known, once it is judged."""
