@@ -94,7 +94,7 @@ class LoadConfig(Strict):
     full_decodes: int = Field(64, ge=1, description="Running requests of a decode worker that are load 1.")
     hysteresis: float = Field(0.05, ge=0, description="Load must fall this far before the effect becomes smaller.")
     similarity_drop: float = Field(0.02, ge=0, le=0.1, description="min_similarity is lowered by at most this.")
-    sureness_drop: float = Field(0.01, ge=0, le=1, description="judge.min_sureness is lowered by at most this.")
+    sureness_drop: float = Field(0.0, ge=0, le=1, description="judge.min_sureness is lowered by at most this.")
     similarity_floor: float = Field(0.78, ge=0.7, le=1, description="min_similarity is never lowered below this.")
     ttl_gain: float = Field(10.0, ge=0, le=100, description="ttl_s is prolonged by at most this multiple of itself.")
     ttl_ceiling_s: float = Field(604800.0, ge=0, description="ttl_s is never prolonged beyond this.")
@@ -115,7 +115,7 @@ class JudgeConfig(Strict):
 
     enabled: bool = Field(True, description="Where semantic: ask it.")
     veto_below: float = Field(
-        0.3, ge=0, le=1, description="Where the lexical gate agrees: sureness of one answer that a hit needs."
+        0.5, ge=0, le=1, description="Where the lexical gate agrees: sureness of one answer that a hit needs."
     )
     min_sureness: float = Field(
         0.98, gt=0, le=1, description="Where it does not, in categories that are `judged`: the same."

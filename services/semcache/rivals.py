@@ -8,6 +8,7 @@ place alone it is wrong too often (`training.py` measures both). Those are for t
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from services.semcache.stem import stem
 from services.semcache.words import NUMBERS
@@ -15,7 +16,7 @@ from services.semcache.words import NUMBERS
 WORD = re.compile(r"\w+(?:['’]\w+)?|[^\w\s]")
 SPAN = 3
 """Words of a place in which two equally built questions differ."""
-NEGATIONS = frozenset("not no never without neither nor nothing nobody none cannot hardly except n't".split())
+NEGATIONS = frozenset("not no non never without neither nor nothing nobody none cannot hardly except n't".split())
 DENIED = frozenset(
     """avoid prevent refuse reject deny forbid prohibit ban lack exclude except unless fail miss instead""".split()
 )
@@ -293,7 +294,7 @@ def excluded(asked: str, known: str) -> str:
         [DIGITS.get(word, word) for word in WORD.findall(text.lower().replace("’", "'"))] for text in (asked, known)
     )
     numbers = [sorted(word for word in side if any(letter.isdigit() for letter in word)) for side in (ours, theirs)]
-    if numbers[0] != numbers[1]:
+    if numbers[0] != numbers[1] or _counts_another(ours, theirs):
         return "number"
     stems = [stem(word) for word in ours], [stem(word) for word in theirs]
     negations = [
@@ -308,6 +309,19 @@ def excluded(asked: str, known: str) -> str:
     if _lines(stems[0], stems[1]) != _lines(stems[1], stems[0]):
         return "order"
     return "place" if _in_one_place(ours, theirs) else ""
+
+
+def _counts_another(ours: list[str], theirs: list[str]) -> bool:
+    """Whether a number stands before a word in one question and before another one, which both have, in the other."""
+    follows = [
+        {word: stem(after) for word, after in pairwise(side) if word[0].isdigit() and after[0].isalpha()}
+        for side in (ours, theirs)
+    ]
+    has = [{stem(word) for word in side} for side in (ours, theirs)]
+    return any(
+        one != (two := follows[1].get(number, one)) and one in has[1] and two in has[0]
+        for number, one in follows[0].items()
+    )
 
 
 def _prefixed(ours: set[str], theirs: set[str]) -> bool:

@@ -20,6 +20,12 @@ from services.semcache.rivals import GROUPS, RIVALS, excluded
         ("Which foods should I eat with gout?", "With gout, what shouldn't I eat?", "negation"),
         ("Is my dog's growth normal?", "Is my dog's growth abnormal?", "place"),
         ("How do I pause my plan?", "How do I pause my plan for students?", "place"),
+        ("I have 3 gallons. What is that in litres?", "How many gallons are in 3 litres?", "number"),
+        ("Who may vote here?", "Are non-voters allowed to use the room to vote?", "negation"),
+        ("Which foods have iron?", "What do I eat to avoid iron?", "negation"),
+        ("What makes a deal legal?", "Can a deal be illegal, and why?", "negation"),
+        ("What makes a claim valid?", "Can a claim be invalid, and why?", "negation"),
+        ("Which paint is harmful?", "Name a harmless paint.", "negation"),
         ("What does error 36 on my oven mean?", "What does error 36 on my fridge mean?", "place"),
     ],
 )
@@ -34,6 +40,7 @@ def test_what_no_judge_may_overrule(one: str, two: str, why: str) -> None:
         ("How big is it in km?", "How many kilometres across is it?"),
         ("Where can I buy two tickets?", "I'd like to purchase 2 tickets, where?"),
         ("How do I delete my account?", "What are the steps for removing an account?"),
+        ("I have 3 gallons. What is that in litres?", "What do 3 gallons make in litres?"),
         ("Is Monday or Friday better?", "Which day is better, Monday or Friday?"),
     ],
 )
