@@ -95,7 +95,7 @@ def test_a_judge_may_keep_an_answer_back_that_the_gate_would_give() -> None:
     asked, near = judged(ask(cache, "What year was Rome founded?")), unit(1, 0.3)
     assert cache.find_alike(S, asked, near) == Miss("semantic", "unread")
     (entry,) = cache.doubts(S, asked, near)
-    for sure, given in ((0.0, False), (0.29, False), (0.31, True), (1.0, True)):
+    for sure, given in ((0.0, False), (0.49, False), (0.51, True), (1.0, True)):
         found = cache.find_alike(S, judged(asked, **{entry.entry_id: sure}), near)
         assert isinstance(found, Hit) if given else found == Miss("semantic", "gate_judge")
     assert cache.rejected == {"judge": 2}
