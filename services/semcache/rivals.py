@@ -166,6 +166,8 @@ email=e-mail phone address
 refund exchange credit replacement
 cancel pause postpone=reschedule
 accept=approve=allow=permit reject=refuse=deny=forbid=decline=prohibit=ban
+enable=activate=turn=switch allow=permit=let
+disable=deactivate=turn=switch forbid=prohibit=ban=block
 absorb release=emit
 appear vanish=disappear
 arrival departure
