@@ -160,7 +160,9 @@ def categories(
     rate: Rate,
     duration_s: Duration,
     path: Out,
-    half: Annotated[str, typer.Option("--half", help="Templates: a, or b, which is held out for measuring.")] = "a",
+    half: Annotated[
+        str, typer.Option("--half", help="Templates: a, or b and c, which are held out for measuring.")
+    ] = "a",
     mix: Annotated[str | None, typer.Option("--mix", help="Shares, as code=0.5,chat=0.5. Default: all six.")] = None,
     duplicate_rate: Annotated[
         float | None, typer.Option("--duplicate-rate", help="Share of questions that come again, in every category.")

@@ -1,7 +1,8 @@
 """Questions with slots: phrasings that ask the same, and changes of a slot that ask something else.
 
-They are in two files. Half A may be read by whoever writes a semantic cache's gate; half B is held out and only
-measures. They have no template and no entry of a list in common.
+They are in three files. Half A may be read by whoever writes a semantic cache's gate; half B is held out and only
+measures. They have no template and no entry of a list in common. C is held out, too: its author knew nothing of the
+gate, nor of what it was made with.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from services.core.errors import ConfigError
 from services.core.seeds import RandomStream
 
-HALVES = ("a", "b")
+HALVES = ("a", "b", "c")
 FOLDER = Path(__file__).parents[1] / "samples"
 DRAWS = 20
 """How often a value that must be another one is drawn before it is given up."""
@@ -32,11 +33,17 @@ class Slot:
         words: any of these.
         pairs: either side of any of these; a trap takes the other side.
         numbers: from the first to the last of two.
+        alike: values that mean what another one does, with that one.
     """
 
     words: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
     numbers: tuple[int, int] | None = None
+    alike: tuple[tuple[str, str], ...] = ()
+
+    def meaning(self, value: str) -> str:
+        """One of all values that mean the same."""
+        return dict(self.alike).get(value, value)
 
     def draw(self, draws: RandomStream) -> str:
         """Any value."""
@@ -53,7 +60,7 @@ class Slot:
             low, high = self.numbers
             near = [each for each in range(int(value) - 3, int(value) + 4) if low <= each <= high]
             return draws.choice([str(each) for each in near if str(each) != value])
-        return draws.choice([each for each in self.words if each != value])
+        return draws.choice([each for each in self.words if self.meaning(each) != self.meaning(value)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,7 @@ class Family:
 
     def cluster(self, values: Values) -> str:
         """Names the question, whatever its words."""
-        return "/".join((self.category, self.name, *(values[name] for name in self.slots)))
+        return "/".join((self.category, self.name, *(slot.meaning(values[name]) for name, slot in self.slots.items())))
 
 
 def load_half(half: str) -> tuple[Family, ...]:
@@ -112,7 +119,7 @@ def load_half(half: str) -> tuple[Family, ...]:
         ConfigError: there is no such half.
     """
     if half not in HALVES:
-        raise ConfigError("--half", half, "must be a or b; b is held out for measuring")
+        raise ConfigError("--half", half, "must be a, b or c; b and c are held out for measuring")
     document = json.loads((FOLDER / f"category_prompts_{half}.json").read_text(encoding="utf-8"))
     return tuple(_family(document, each) for each in document["families"])
 
@@ -131,6 +138,7 @@ def _slot(document: Mapping[str, Any], source: str) -> Slot:
     low, dots, high = source.partition("..")
     if dots:
         return Slot(numbers=(int(low), int(high)))
+    alike = tuple((each, first) for first, *others in document.get("alike", {}).get(source, ()) for each in others)
     if source in document["pairs"]:
-        return Slot(pairs=tuple((one, two) for one, two in document["pairs"][source]))
-    return Slot(words=tuple(document["lists"][source]))
+        return Slot(pairs=tuple((one, two) for one, two in document["pairs"][source]), alike=alike)
+    return Slot(words=tuple(document["lists"][source]), alike=alike)

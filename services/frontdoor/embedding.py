@@ -92,15 +92,15 @@ class EmbeddingThread:
 
         return finish
 
-    async def sureness(self, asked: str, known: Sequence[str]) -> list[float]:
-        """How sure the judge is that a question has the answer of each of some others."""
+    async def sureness(self, asked: str, known: Sequence[str], twice: bool) -> list[float]:
+        """How sure the judge is that a question has the answer of each of some others, read in both orders or one."""
         judge = self.judge
         assert judge is not None, "somebody judges"
         if self._closed:
             return [0.0] * len(known)
         self.judged += len(known)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: [judge.same(asked, each) for each in known])
+        return await loop.run_in_executor(self._thread, lambda: [judge.same(asked, each, twice) for each in known])
 
     def run(self, work: Callable[[], Callable[[], None]]) -> None:
         """Other work of the cache, on a thread of its own that gives way too; what it returns is called on the loop."""

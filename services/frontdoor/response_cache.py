@@ -22,7 +22,7 @@ from services.frontdoor.embedding import EmbeddingThread
 from services.kvcache.block import NO_AUTH_SALT
 from services.pb import inference_pb2 as pb
 from services.semcache.ann import IndexedVectors, Vector
-from services.semcache.cache import Hit, Miss, SemanticCache
+from services.semcache.cache import Hit, Miss, SemanticCache, compared
 from services.semcache.category import Found, Shape, at_once, train_head
 from services.semcache.config import OTHER, RedisConfig, SemcacheConfig
 from services.semcache.control import HEADER, parse_control
@@ -237,8 +237,10 @@ class ResponseCache:
         if not doubts:
             return asked
         assert self._thread is not None and asked.key is not None and asked.key.question is not None
+        assert doubts[0].features is not None, "it has a vector"
         known = [entry.features.text for entry in doubts if entry.features is not None]
-        sure = await self._thread.sureness(asked.key.question, known)
+        agreed = not compared(asked.key.question, doubts[0].features)
+        sure = await self._thread.sureness(asked.key.question, known, not agreed)
         judged = {entry.entry_id: each for entry, each in zip(doubts, sure, strict=True)}
         return replace(asked, judged={**(asked.judged or {}), **judged})
 

@@ -184,8 +184,9 @@ class SemanticCache:
             return "age"
         rule = compared(asked.key.question, entry.features)
         sure = None if asked.judged is None else asked.judged.get(entry.entry_id)
+        vetoes = asked.judged is not None and self._config.judge.veto_below > 0
         if sure is None:
-            return f"{GATE}{rule}" if rule else UNREAD if asked.judged is not None else ""
+            return f"{GATE}{rule}" if rule else UNREAD if vetoes else ""
         if sure >= (self.policies.sureness(asked.policy.adaptive) if rule else self._config.judge.veto_below):
             return ""
         return f"{GATE}{rule or 'judge'}"

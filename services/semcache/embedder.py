@@ -28,6 +28,8 @@ TOP = 63
 """Largest weight: seven bits, so that sums of two products fit where a processor has 16 bits for them, and every
 processor computes the same integers."""
 OPSET, IR_VERSION = 20, 10
+ONE, TWO = np.array([1]), np.array([2])
+"""Texts of a run."""
 TABLE = "embeddings.{}_embeddings.weight"
 LEARNED = Path(__file__).with_name("judge.safetensors")
 
@@ -78,10 +80,14 @@ def bundled_embedder() -> Path:
 
 
 class Judge(Protocol):
-    """A closer look at two questions that only their words keep apart; blocking, so beside the event loop."""
+    """A closer look at two questions; blocking, so beside the event loop."""
 
-    def same(self, asked: str, known: str) -> float:
-        """How sure it is that the answer to one is the answer to the other, 0..1."""
+    def same(self, asked: str, known: str, twice: bool = True) -> float:
+        """How sure it is that the answer to one is the answer to the other, 0..1.
+
+        Args:
+            twice: read them in both orders, for twice the time; where nothing else says that they are the same.
+        """
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ class MiniLm:
         ids = self.tokenizer.encode(text).ids
         if len(ids) > MAX_TOKENS:
             return Understood(len(ids), None)
-        (vectors,) = self._session.run(None, {"rows": self.words[ids] + self._places[: len(ids)]})
+        (vectors,) = self._session.run(None, {"rows": self.words[ids] + self._places[: len(ids)], "texts": ONE})
         return Understood(len(ids), vectors[0])
 
     def embed_all(self, texts: Sequence[str]) -> list[Vector]:
@@ -205,15 +211,20 @@ class PairJudge:
         self._places, self._sides = weights[TABLE.format("position")], weights[TABLE.format("token_type")]
         self._session = _session(BertGraph(weights, bert.config, quantised).judgement())
 
-    def same(self, asked: str, known: str) -> float:
-        """How sure it is that the answer to one is the answer to the other, 0..1."""
-        return float(1 / (1 + np.exp(-self.logit(asked, known))))
+    def same(self, asked: str, known: str, twice: bool = True) -> float:
+        """How sure it is that the answer to one is the answer to the other, 0..1.
 
-    def logit(self, asked: str, known: str) -> float:
-        """The mean of both orders, which are read together: a look-alike seldom passes in either."""
+        Args:
+            twice: read them in both orders; a look-alike seldom passes in either.
+        """
+        return float(1 / (1 + np.exp(-self.logit(asked, known, twice))))
+
+    def logit(self, asked: str, known: str, twice: bool = True) -> float:
+        """Before it is a share; the mean of the orders, which are read together."""
         one, two = (self._tokenizer.encode(text).ids for text in (asked, known))
         assert len(one) + len(two) <= 2 * MAX_TOKENS, f"gates refuse more than {MAX_TOKENS} tokens"
-        (found,) = self._session.run(None, {"rows": np.concatenate((*self._rows(one, two), *self._rows(two, one)))})
+        parts = (*self._rows(one, two), *self._rows(two, one)) if twice else self._rows(one, two)
+        (found,) = self._session.run(None, {"rows": np.concatenate(parts), "texts": TWO if twice else ONE})
         return float(found.mean())
 
     def _rows(self, one: list[int], two: list[int]) -> tuple[Array, Array]:
@@ -239,7 +250,7 @@ def changed(weights: dict[str, Array], learned: dict[str, NDArray[Any]]) -> dict
 
 
 class BertGraph:
-    """BERT as an ONNX graph of `rows` (tokens, dim), words and positions added; of one or more texts of one length.
+    """BERT as an ONNX graph of `rows` (tokens, dim), words and positions added, of `texts` texts of one length.
 
     Args:
         weights: by the names of the checkpoint.
@@ -256,34 +267,40 @@ class BertGraph:
         self._constants: list[Any] = []
 
     def embedding(self) -> bytes:
-        """Of one text to a vector (1, dim) of length 1, the mean over the tokens."""
-        pooled = self._op("ReduceMean", self._hidden(1), self._constant(np.array([1])), keepdims=0)
-        return self._model(self._op("LpNormalization", pooled, axis=-1, p=2), 1, self._dim)
+        """To vectors (texts, dim) of length 1, the mean over the tokens."""
+        pooled = self._op("ReduceMean", self._hidden(), self._constant(np.array([1])), keepdims=0)
+        return self._model(self._op("LpNormalization", pooled, axis=-1, p=2), self._dim)
 
     def judgement(self) -> bytes:
-        """Of two texts to logits (2, 1, 1), of the mean over the tokens beside the first one."""
-        hidden = self._hidden(2)
-        mean = self._op("ReduceMean", hidden, self._constant(np.array([1])), keepdims=1)  # (2, 1, dim)
+        """To logits (texts, 1, 1), of the mean over the tokens beside the first one."""
+        hidden = self._hidden()
+        mean = self._op("ReduceMean", hidden, self._constant(np.array([1])), keepdims=1)  # (texts, 1, dim)
         first = self._op("Gather", hidden, self._constant(np.array([0])), axis=1)
         weight = self._constant(self._weights["judge.weight"].T)  # (2 * dim, 1)
         product = self._op("MatMul", self._op("Concat", mean, first, axis=2), weight)
-        return self._model(self._op("Add", product, self._constant(self._weights["judge.bias"])), 2, 1, 1)
+        return self._model(self._op("Add", product, self._constant(self._weights["judge.bias"])), 1, 1)
 
-    def _hidden(self, texts: int) -> str:
+    def _hidden(self) -> str:
         """The last layer's output, (texts, tokens of each, dim)."""
         hidden = self._norm("embeddings.LayerNorm", "rows")
         for layer in range(self._num_layers):
-            hidden = self._layer(f"encoder.layer.{layer}.", hidden, texts)
-        found: str = self._op("Reshape", hidden, self._constant(np.array([texts, -1, self._dim])))
+            hidden = self._layer(f"encoder.layer.{layer}.", hidden)
+        return self._shaped(hidden, -1, self._dim)
+
+    def _shaped(self, rows: str, *shape: int) -> str:
+        """As (texts, *shape)."""
+        whole = self._op("Concat", "texts", self._constant(np.array(shape)), axis=0)
+        found: str = self._op("Reshape", rows, whole)
         return found
 
     def _model(self, output: str, *shape: int) -> bytes:
-        """The whole model, serialised."""
+        """The whole model, serialised; its output is (texts, *shape)."""
         from onnx import TensorProto, helper
 
         rows = helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["tokens", self._dim])
-        out = helper.make_tensor_value_info(output, TensorProto.FLOAT, list(shape))
-        graph = helper.make_graph(self._nodes, "bert", [rows], [out], self._constants)
+        texts = helper.make_tensor_value_info("texts", TensorProto.INT64, [1])
+        out = helper.make_tensor_value_info(output, TensorProto.FLOAT, ["texts", *shape])
+        graph = helper.make_graph(self._nodes, "bert", [rows, texts], [out], self._constants)
         opsets = [helper.make_opsetid("", OPSET)]
         made: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString()
         return made
@@ -303,10 +320,10 @@ class BertGraph:
         self._constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def _layer(self, part: str, hidden: str, texts: int) -> str:
+    def _layer(self, part: str, hidden: str) -> str:
         """One encoder layer; (tokens, dim) to (tokens, dim)."""
         mixed = self._attend(
-            self._linear([f"{part}attention.self.{name}" for name in ("query", "key", "value")], hidden), texts
+            self._linear([f"{part}attention.self.{name}" for name in ("query", "key", "value")], hidden)
         )
         attended = self._op("Add", self._linear([f"{part}attention.output.dense"], mixed), hidden)
         attended = self._norm(f"{part}attention.output.LayerNorm", attended)
@@ -314,11 +331,12 @@ class BertGraph:
         summed = self._op("Add", self._linear([f"{part}output.dense"], inner), attended)
         return self._norm(f"{part}output.LayerNorm", summed)
 
-    def _attend(self, projected: str, texts: int) -> str:
+    def _attend(self, projected: str) -> str:
         """Softmax attention within each text; (tokens, 3 * dim) to (tokens, dim)."""
         size = self._dim // self._heads
-        split = self._op("Reshape", projected, self._constant(np.array([texts, -1, 3, self._heads, size])))
-        split = self._op("Transpose", split, perm=[2, 0, 3, 1, 4])  # (3, texts, heads, tokens, size)
+        split = self._op(
+            "Transpose", self._shaped(projected, -1, 3, self._heads, size), perm=[2, 0, 3, 1, 4]
+        )  # (3, texts, heads, tokens, size)
         query, key, value = self._op("Split", split, outputs=3, axis=0, num_outputs=3)
         scores = self._op("MatMul", query, self._op("Transpose", key, perm=[0, 1, 2, 4, 3]))
         scores = self._op("Mul", scores, self._constant(np.array(size**-0.5, np.float32)))

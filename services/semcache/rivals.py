@@ -168,6 +168,7 @@ cancel pause postpone=reschedule
 accept=approve=allow=permit reject=refuse=deny=forbid=decline=prohibit=ban
 enable=activate=turn=switch allow=permit=let
 disable=deactivate=turn=switch forbid=prohibit=ban=block
+closer=nearer=near greater=farther=further=longer
 absorb release=emit
 appear vanish=disappear
 arrival departure

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-from services.semcache.cache import SemanticCache
+from services.semcache.cache import SemanticCache, read
 from services.semcache.embedder import MiniLm, PairJudge, bundled_embedder
 from services.semcache.gate import Asked
+from services.semcache.lexical import difference
 
 
 @cache
@@ -22,7 +23,7 @@ def judge() -> PairJudge:
 
 @cache
 def sureness(asked: str, known: str) -> float:
-    return judge().same(asked, known)
+    return judge().same(asked, known, twice=bool(difference(read(asked), read(known))))
 
 
 def weighed(store: SemanticCache, now: int, asked: Asked) -> Asked:

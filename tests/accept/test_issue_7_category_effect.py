@@ -121,7 +121,7 @@ def play(
         if isinstance(found, Hit):
             given = meant[found.answer.token_ids[0]]
             outcome.hits[question.row.category] += 1
-            right = meaning(given) == meaning(question)
+            right = given.cluster == question.cluster
             outcome.counts["false"] += not right
             outcome.counts["stale"] += right and given.version < question.version
             outcome.counts["overdue"] += found.age_s >= config.categories[hint_of(question.row.category)].ttl_s
@@ -130,12 +130,6 @@ def play(
             heappush(running, (at_s + TOKEN_S * question.row.output_tokens, number, question, wanted))
     store.check()
     return outcome
-
-
-def meaning(question: Question) -> str:
-    """What is asked; the generator has clusters of their own for two words of one meaning."""
-    # Decided: "turn off" and "disable" a setting are wordings of one question, as the object says what is ended.
-    return question.cluster.replace("/turn off/", "/disable/").replace("/turn on/", "/enable/")
 
 
 def request(store: SemanticCache, question: Question, category: str) -> Asked:

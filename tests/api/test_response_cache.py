@@ -164,7 +164,7 @@ class Judge:
         self.sure = 0.0
         self.read: list[tuple[str, str]] = []
 
-    def same(self, asked: str, known: str) -> float:
+    def same(self, asked: str, known: str, twice: bool = True) -> float:
         self.read.append((asked, known))
         return self.sure
 
@@ -194,7 +194,9 @@ async def test_a_judge_answers_for_wordings_that_the_gate_does_not_know(tmp_path
 async def test_a_judge_keeps_back_what_the_gate_would_give(tmp_path: Path) -> None:
     flow = RequestFlow("frontdoor-1", RouterConfig(), 16)
     known, alike = "What is the capital of Peru?", "Which city is the capital of Peru?"
-    async with serving(tmp_path, real_flow=flow, semcache=parse(SemcacheConfig, {"enabled": True})) as served:
+    async with serving(
+        tmp_path, real_flow=flow, semcache=parse(SemcacheConfig, {"enabled": True, "judge": {"veto_below": 0.4}})
+    ) as served:
         response_cache = served.performer.lookups.cache
         assert response_cache is not None and response_cache._thread is not None
         judge = response_cache._thread.judge = Judge()

@@ -89,8 +89,11 @@ def test_a_judge_may_overrule_words_that_the_gate_does_not_know() -> None:
     assert not cache.doubts(S, replace(asked, judged=None), near), "nobody judges"
 
 
+VETO = {"veto_below": 0.5}
+
+
 def test_a_judge_may_keep_an_answer_back_that_the_gate_would_give() -> None:
-    cache = make_cache()
+    cache = make_cache(judge=VETO)
     cache.keep(0, ask(cache), ANSWER, unit(1, 0))
     asked, near = judged(ask(cache, "What year was Rome founded?")), unit(1, 0.3)
     assert cache.find_alike(S, asked, near) == Miss("semantic", "unread")
@@ -99,10 +102,13 @@ def test_a_judge_may_keep_an_answer_back_that_the_gate_would_give() -> None:
         found = cache.find_alike(S, judged(asked, **{entry.entry_id: sure}), near)
         assert isinstance(found, Hit) if given else found == Miss("semantic", "gate_judge")
     assert cache.rejected == {"judge": 2}
+    trusting = make_cache()
+    trusting.keep(0, ask(trusting), ANSWER, unit(1, 0))
+    assert isinstance(trusting.find_alike(S, asked, near), Hit) and not trusting.doubts(S, asked, near)
 
 
 def test_what_the_gate_agrees_with_is_read_first() -> None:
-    cache = make_cache()
+    cache = make_cache(judge=VETO)
     for place, known in enumerate(("When was the first stone of Rome laid?", "When was Rome founded?")):
         cache.keep(0, ask(cache, known), ANSWER, unit(1, 0.1 * place))
     asked = judged(ask(cache, "What year was Rome founded?"))
