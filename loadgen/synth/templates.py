@@ -33,17 +33,11 @@ class Slot:
         words: any of these.
         pairs: either side of any of these; a trap takes the other side.
         numbers: from the first to the last of two.
-        alike: values that mean what another one does, with that one.
     """
 
     words: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
     numbers: tuple[int, int] | None = None
-    alike: tuple[tuple[str, str], ...] = ()
-
-    def meaning(self, value: str) -> str:
-        """One of all values that mean the same."""
-        return dict(self.alike).get(value, value)
 
     def draw(self, draws: RandomStream) -> str:
         """Any value."""
@@ -60,7 +54,7 @@ class Slot:
             low, high = self.numbers
             near = [each for each in range(int(value) - 3, int(value) + 4) if low <= each <= high]
             return draws.choice([str(each) for each in near if str(each) != value])
-        return draws.choice([each for each in self.words if self.meaning(each) != self.meaning(value)])
+        return draws.choice([each for each in self.words if each != value])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +103,7 @@ class Family:
 
     def cluster(self, values: Values) -> str:
         """Names the question, whatever its words."""
-        return "/".join((self.category, self.name, *(slot.meaning(values[name]) for name, slot in self.slots.items())))
+        return "/".join((self.category, self.name, *(values[name] for name in self.slots)))
 
 
 def load_half(half: str) -> tuple[Family, ...]:
@@ -138,7 +132,6 @@ def _slot(document: Mapping[str, Any], source: str) -> Slot:
     low, dots, high = source.partition("..")
     if dots:
         return Slot(numbers=(int(low), int(high)))
-    alike = tuple((each, first) for first, *others in document.get("alike", {}).get(source, ()) for each in others)
     if source in document["pairs"]:
-        return Slot(pairs=tuple((one, two) for one, two in document["pairs"][source]), alike=alike)
-    return Slot(words=tuple(document["lists"][source]), alike=alike)
+        return Slot(pairs=tuple((one, two) for one, two in document["pairs"][source]))
+    return Slot(words=tuple(document["lists"][source]))

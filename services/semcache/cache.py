@@ -157,9 +157,11 @@ class SemanticCache:
         if read_refusal(asked) or semantic_refusal(asked, self._config):
             return []
         agreed, doubtful = list[Entry](), list[Entry]()
-        for _, entry, against in self._near(now, asked, vector):
+        for similarity, entry, against in self._near(now, asked, vector):
             if not against:
                 return []
+            if similarity < asked.policy.written_similarity and against != UNREAD:
+                continue
             assert entry.features is not None, "it has a vector"
             if against == UNREAD:
                 agreed.append(entry)
@@ -183,6 +185,8 @@ class SemanticCache:
         if not self.holds(now, entry) or age_s(now, entry) > max_age_s(asked):
             return "age"
         rule = compared(asked.key.question, entry.features)
+        if rule and similarity < asked.policy.written_similarity:  # the judge was not measured at what load lowers
+            return f"{GATE}{rule}"
         sure = None if asked.judged is None else asked.judged.get(entry.entry_id)
         vetoes = asked.judged is not None and self._config.judge.veto_below > 0
         if sure is None:

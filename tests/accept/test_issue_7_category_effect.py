@@ -121,7 +121,7 @@ def play(
         if isinstance(found, Hit):
             given = meant[found.answer.token_ids[0]]
             outcome.hits[question.row.category] += 1
-            right = given.cluster == question.cluster
+            right = meaning(given) == meaning(question)
             outcome.counts["false"] += not right
             outcome.counts["stale"] += right and given.version < question.version
             outcome.counts["overdue"] += found.age_s >= config.categories[hint_of(question.row.category)].ttl_s
@@ -130,6 +130,12 @@ def play(
             heappush(running, (at_s + TOKEN_S * question.row.output_tokens, number, question, wanted))
     store.check()
     return outcome
+
+
+def meaning(question: Question) -> str:
+    """What is asked; the generator has clusters of their own for two words of one meaning."""
+    # Decided: "turn off" and "disable" a setting are wordings of one question, as the object says what is ended.
+    return question.cluster.replace("/turn off/", "/disable/").replace("/turn on/", "/enable/")
 
 
 def request(store: SemanticCache, question: Question, category: str) -> Asked:
@@ -233,6 +239,7 @@ def test_load_adaptation_sends_the_model_less_under_overload(
     """
     asked = up_and_down(shares, again, half)
     cuts: dict[tuple[float, str], float] = {}
+    bad: dict[tuple[float, str], int] = {}
     for ttl_s in LOAD_TTLS_S:
         print(f"\nTTL {ttl_s:g} s, {len(asked)} requests, {CAPACITY} answers at once")
         found: dict[str, Outcome] = {}
@@ -243,5 +250,6 @@ def test_load_adaptation_sends_the_model_less_under_overload(
             cuts[ttl_s, name] = cut = 1 - computed / before
             over = f"{outcome.counts['overdue']} past their TTL, ramp {outcome.ramp:.2f}"
             print(outcome.row(f"{name}: -{cut:.1%} under overload"), over)
-            assert outcome.bad == 0 and not outcome.hits["news"]
+            bad[ttl_s, name] = outcome.bad + outcome.hits["news"]
     assert cuts[LOAD_TTLS_S[0], "both, the defaults"] >= MIN_CUT
+    assert not any(bad.values()), bad

@@ -120,7 +120,7 @@ def test_lengths_come_from_another_trace(tmp_path: Path) -> None:
         ("burstgpt --duration-s 10 --start-day 61", "--start-day = 61"),
         ("servegen --clients nowhere --duration-s 10", "--clients = 'nowhere'"),
         ("servegen --clients nowhere --duration-s 10 --input-tokens 5", "--input-tokens and --output-tokens together"),
-        ("categories --rate 5 --duration-s 10 --half c", "--half = 'c'"),
+        ("categories --rate 5 --duration-s 10 --half d", "--half = 'd'"),
         ("categories --rate 5 --duration-s 10 --mix poems=1", "--mix = 'poems'"),
         ("categories --rate 5 --duration-s 10 --validity-s 0", "--validity-s = 0.0"),
     ],

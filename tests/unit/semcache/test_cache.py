@@ -181,6 +181,18 @@ def test_under_load_what_was_kept_before_is_found_at_the_floor_and_then_no_more(
         assert not found(unit(0, 0.6, 1), "What year was Lima founded?", "health"), "not adaptive"
 
 
+def test_a_judge_decides_nothing_at_a_similarity_that_load_lowered() -> None:
+    cache = make_cache(load={"enabled": True})
+    cache.keep(0, ask(cache), ANSWER, unit(1, 0))
+    cache.policies.observe_load(2.0)
+    asked, near = judged(ask(cache, "When was the first stone of Rome laid?")), unit(1, 0.8)
+    assert not cache.doubts(S, asked, near) and cache.doubts(S, asked, unit(1, 0.3))
+    (entry,) = cache.doubts(S, asked, unit(1, 0.3))
+    sure = judged(asked, **{entry.entry_id: 1.0})
+    assert not isinstance(cache.find_alike(S, sure, near), Hit)
+    assert isinstance(cache.find_alike(S, judged(ask(cache, "What year was Rome founded?")), near), Hit)
+
+
 def test_under_load_what_was_kept_before_holds_for_longer_and_then_no_more() -> None:
     cache = make_cache(
         load={"enabled": True, "ttl_gain": 0.5}, categories={"faq": {"ttl_s": 10}, "tool": {"ttl_s": 10}}
