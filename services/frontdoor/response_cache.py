@@ -393,7 +393,5 @@ def _given(message: Message, but: Set[str]) -> dict[str, Any]:
     rest.CopyFrom(message)
     for field, _ in message.ListFields():
         if field.name in but:
-            rest.ClearField(
-                field.name
-            )  # before they are told: a conversation is long, and comes into the key elsewhere
+            rest.ClearField(field.name)  # before they are told: a conversation, which the key has elsewhere, is long
     return MessageToDict(rest, preserving_proto_field_name=True)

@@ -160,12 +160,12 @@ class SemanticCache:
         for similarity, entry, against in self._near(now, asked, vector):
             if not against:
                 return []
-            if similarity < asked.policy.written_similarity and against != UNREAD:
-                continue
             assert entry.features is not None, "it has a vector"
             if against == UNREAD:
                 agreed.append(entry)
-            elif asked.policy.judged and against.startswith(GATE) and entry.entry_id not in asked.judged:
+            elif not may_overrule(asked, similarity) or entry.entry_id in asked.judged:
+                continue
+            elif against.startswith(GATE):
                 wanted, rule = read(asked.key.question), against.removeprefix(GATE)
                 doubtful += [entry] if may_be_judged(rule, wanted, entry.features) else []
         return (agreed or doubtful)[: self._config.judge.most]
@@ -185,7 +185,7 @@ class SemanticCache:
         if not self.holds(now, entry) or age_s(now, entry) > max_age_s(asked):
             return "age"
         rule = compared(asked.key.question, entry.features)
-        if rule and similarity < asked.policy.written_similarity:  # the judge was not measured at what load lowers
+        if rule and not may_overrule(asked, similarity):
             return f"{GATE}{rule}"
         sure = None if asked.judged is None else asked.judged.get(entry.entry_id)
         vetoes = asked.judged is not None and self._config.judge.veto_below > 0
@@ -258,6 +258,11 @@ class SemanticCache:
     def check(self) -> None:
         """Assert every invariant."""
         self.index.check()
+
+
+def may_overrule(asked: Asked, similarity: float) -> bool:
+    """Whether a judge may overrule the lexical gate; it was not measured at similarities that load lowered."""
+    return asked.policy.judged and similarity >= asked.policy.written_similarity
 
 
 def least_similarity(asked: Asked) -> float:

@@ -334,9 +334,8 @@ class BertGraph:
     def _attend(self, projected: str) -> str:
         """Softmax attention within each text; (tokens, 3 * dim) to (tokens, dim)."""
         size = self._dim // self._heads
-        split = self._op(
-            "Transpose", self._shaped(projected, -1, 3, self._heads, size), perm=[2, 0, 3, 1, 4]
-        )  # (3, texts, heads, tokens, size)
+        split = self._shaped(projected, -1, 3, self._heads, size)
+        split = self._op("Transpose", split, perm=[2, 0, 3, 1, 4])  # (3, texts, heads, tokens, size)
         query, key, value = self._op("Split", split, outputs=3, axis=0, num_outputs=3)
         scores = self._op("MatMul", query, self._op("Transpose", key, perm=[0, 1, 2, 4, 3]))
         scores = self._op("Mul", scores, self._constant(np.array(size**-0.5, np.float32)))

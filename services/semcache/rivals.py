@@ -304,7 +304,7 @@ def excluded(asked: str, known: str) -> str:
         sum(word in NEGATIONS or word.endswith("n't") or root in DENIED for word, root in zip(side, roots, strict=True))
         for side, roots in ((ours, stems[0]), (theirs, stems[1]))
     ]
-    if negations[0] % 2 != negations[1] % 2 or _prefixed(*map(set, stems)):
+    if negations[0] % 2 != negations[1] % 2 or _has_turned(set(stems[0]), set(stems[1])):
         return "negation"
     only = [{at for word in one if word not in two for at in RIVALS.get(word, ())} for one, two in (stems, stems[::-1])]
     if any(line == other and place != another for line, place in only[0] for other, another in only[1]):
@@ -327,15 +327,16 @@ def _counts_another(ours: list[str], theirs: list[str]) -> bool:
     )
 
 
-def _prefixed(ours: set[str], theirs: set[str]) -> bool:
-    """Whether a word of one question stands in the other behind a prefix that turns it, or "-less" does."""
-    return any(
-        prefix + word in two or (word.endswith("ful") and f"{word[:-3]}less" in two)
-        for one, two in ((ours - theirs, theirs - ours), (theirs - ours, ours - theirs))
-        for word in one
-        if len(word) > 2
-        for prefix in PREFIXES
-    )
+def _has_turned(ours: set[str], theirs: set[str]) -> bool:
+    """Whether one question has a word that the other one turns: "possible", "impossible"."""
+    ours, theirs = ours - theirs, theirs - ours
+    return any(_turned(word) & two for one, two in ((ours, theirs), (theirs, ours)) for word in one)
+
+
+def _turned(word: str) -> set[str]:
+    """The word behind each prefix that turns it, and without what it is full of."""
+    prefixed = {f"{prefix}{word}" for prefix in PREFIXES if len(word) > 2}
+    return prefixed | {f"{word.removesuffix('ful')}less"}
 
 
 def _lines(ours: list[str], theirs: list[str]) -> dict[int, list[int]]:
